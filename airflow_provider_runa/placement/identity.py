@@ -1,0 +1,176 @@
+"""What makes two attempts "the same order", and everything that is derived from it alone.
+
+An identity is either a business key of the user's (``order_key``) or the place of a task in Airflow. From it come
+the idempotency key of each generation, the reference that marks the order's description, and the metadata that
+tells a person where an order came from. None of them depends on the clock, on the number of the try or on
+anything else that changes between two attempts, so all of them can be derived again after everything is lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import urlsplit
+
+from airflow_provider_runa.api.errors import InvalidOrderError
+from airflow_provider_runa.api.models import NewOrder
+
+# A fixed namespace of this provider's: changing it would give every order that is under way a new key.
+KEY_NAMESPACE = uuid.UUID("5b2e1f0a-6c53-4d0e-9a3f-0f6f1f3c7d11")
+
+#: The highest generation there can be: the room that a description keeps for its reference ends here.
+LAST_GENERATION = 99
+
+#: Characters of a description that stay for the user (Runa allows 128, the reference takes the rest).
+MAX_DESCRIPTION = 109
+
+#: Prefix of the metadata keys that this provider writes; not available to the user.
+METADATA_PREFIX = "airflow_"
+
+_MAX_METADATA_VALUE = 200
+_MAX_METADATA_PAIRS = 20
+
+# What a template renders to when the value behind it is missing. As an ``order_key`` each would be shared by
+# every row that lacks a value, and only the first of them would ever be paid.
+_MISSING_VALUES = frozenset({"", "none", "null", "nan", "undefined"})
+
+
+def normalize_environment(base_url: str) -> str:
+    """Return the one spelling of a base URL: the scheme and host in lower case, no slash at the end."""
+    parts = urlsplit(base_url.strip())
+    return f"{parts.scheme.lower()}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+
+
+@dataclass(frozen=True)
+class OrderIdentity:
+    """What makes two attempts the same order. Build one with :meth:`from_order_key` or :meth:`from_task`.
+
+    :param environment: base URL of the Runa environment. An order tried on the playground and then on production
+        is two orders; a rotated API key of one environment changes nothing.
+    :param scope: ``"order_key"`` or ``"task"``.
+    :param parts: the parts that identify the order within environment and scope.
+    """
+
+    environment: str
+    scope: str
+    parts: tuple[str, ...]
+
+    @classmethod
+    def from_order_key(cls, environment: str, order_key: str) -> OrderIdentity:
+        """Identify the order by a business key such as ``spring-winback/customer-42``.
+
+        :param environment: base URL of the Runa environment.
+        :param order_key: the key: the same for every attempt to pay this, in whichever run or DAG.
+        :raises InvalidOrderError: if the key is not text, or is what a template leaves behind for a missing value.
+        """
+        if not isinstance(order_key, str):
+            raise InvalidOrderError(f"order_key: must be text, not {type(order_key).__name__}")
+        key = order_key.strip()
+        if key.lower() in _MISSING_VALUES:
+            raise InvalidOrderError(
+                f"order_key: rendered to {key!r}, which looks like a missing value; every order with that key "
+                "would count as one and the same"
+            )
+        return cls(normalize_environment(environment), "order_key", (key,))
+
+    @classmethod
+    def from_task(
+        cls, environment: str, *, dag_id: str, run_id: str, task_id: str, map_index: int
+    ) -> OrderIdentity:
+        """Identify the order by the task that places it: the same task of the same run is the same order.
+
+        :param environment: base URL of the Runa environment.
+        :param dag_id: id of the DAG.
+        :param run_id: id of the DAG run.
+        :param task_id: id of the task.
+        :param map_index: index of the mapped task, -1 if it is not mapped.
+        """
+        return cls(normalize_environment(environment), "task", (dag_id, run_id, task_id, str(map_index)))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the identity in hexadecimal: safe to show, since it does not tell the key."""
+        canonical = json.dumps([self.environment, self.scope, *self.parts], ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def survives_runs(self) -> bool:
+        """Whether another DAG run can have placed the same order."""
+        return self.scope == "order_key"
+
+    def idempotency_key(self, generation: int) -> str:
+        """Return the idempotency key of a generation: a UUIDv5, the same on every attempt and every machine."""
+        return str(uuid.uuid5(KEY_NAMESPACE, f"{self.digest}/{generation}"))
+
+    @cached_property
+    def short_name(self) -> str:
+        """The identity as ten letters and digits (50 bits of the digest)."""
+        return base64.b32encode(bytes.fromhex(self.digest))[:10].decode().lower()
+
+    def reference(self, generation: int) -> str:
+        """Return the marker in an order's description, e.g. ``[af-7f3k9q2mab.0]``.
+
+        The order list shows descriptions and nothing else one could search for. The identity comes first, so that
+        a search for ``af-7f3k9q2mab`` finds every generation.
+        """
+        return f"[af-{self.short_name}.{generation}]"
+
+    def generation_in(self, description: str | None) -> int | None:
+        """Return the generation of this identity that a description is marked with; ``None`` if it is not ours."""
+        found = re.search(rf"\[af-{self.short_name}\.(\d{{1,2}})\]\s*$", description or "")
+        return int(found.group(1)) if found else None
+
+    def owns(self, metadata: dict[str, str] | None) -> bool:
+        """Whether an order's metadata may be this identity's: a reference is short, the digest here is not."""
+        return not metadata or metadata.get(f"{METADATA_PREFIX}identity", self.digest) == self.digest
+
+    def provenance(self) -> dict[str, str]:
+        """Return the metadata that tells where an order came from.
+
+        For an ``order_key`` this is only the hash, because another run must build the very same body.
+        """
+        pairs = {f"{METADATA_PREFIX}identity": self.digest}
+        if self.scope == "task":
+            names = ("dag_id", "run_id", "task_id", "map_index")
+            pairs |= {
+                f"{METADATA_PREFIX}{name}": part[:_MAX_METADATA_VALUE]
+                for name, part in zip(names, self.parts, strict=True)
+            }
+        return pairs
+
+    def seal(self, order: NewOrder, generation: int) -> NewOrder:
+        """Return the order as it is sent: the reference in its description, the provenance in its metadata.
+
+        The result depends on the identity, the generation and the order only, so that every attempt builds the
+        same bytes.
+
+        :param order: the user's order; its description and metadata are the user's own.
+        :param generation: the generation to send, 0 to 99.
+        :raises InvalidOrderError: if description or metadata leave no room for what is added.
+        """
+        description, metadata = order.description or "", order.metadata or {}
+        provenance = self.provenance()
+        room = _MAX_METADATA_PAIRS - len(provenance)
+        if len(description) > MAX_DESCRIPTION:
+            raise InvalidOrderError(
+                f"description: has {len(description)} characters, {MAX_DESCRIPTION} are allowed "
+                "(Runa takes 128; the rest is for the reference that finds the order again)"
+            )
+        if len(metadata) > room:
+            raise InvalidOrderError(
+                f"metadata: has {len(metadata)} pairs, {room} are allowed "
+                f"(Runa takes {_MAX_METADATA_PAIRS}; the rest says where the order came from)"
+            )
+        if reserved := sorted(key for key in metadata if key.startswith(METADATA_PREFIX)):
+            raise InvalidOrderError(f"metadata: keys that start with {METADATA_PREFIX} are reserved: {reserved}")
+        return order.model_copy(
+            update={
+                "description": f"{description} {self.reference(generation)}".lstrip(),
+                "metadata": metadata | provenance,
+            }
+        )

@@ -1,0 +1,130 @@
+"""What moves money in an order, and how two payments are compared.
+
+A description that contains a clock, or rows that a query returned in another order, change an order's body but not
+its payment. The payment is: the environment, the currency, and the items (face value, recipient, distribution,
+products) in any order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from airflow_provider_runa.api.models import NewOrder, Order
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What moves money in one item, spelled the same for a request and for an answer.
+
+    ``None`` in an answer is "not told" (an answer may leave out templates and name its products UNKNOWN).
+    """
+
+    face_value: str
+    distribution: str
+    recipient: str | None
+    reference: str | None
+    redemption_template: str | None
+    products: tuple[str, ...] | None
+    spend_rules: str | None
+
+    @classmethod
+    def of(cls, item: Any) -> _Item:
+        """Read a request's item or an answer's."""
+        distribution, products = item.distribution_method, item.products
+        kind = str(products.type)
+        if kind == "SINGLE":
+            chosen: tuple[str, ...] | None = (kind, products.value)
+        elif kind == "MULTIPLE":
+            chosen = (kind, *sorted(products.values))
+        elif kind == "TEMPLATE":
+            chosen = (kind, products.template_id)
+        else:
+            chosen = None
+        address = getattr(distribution, "email_address", None)
+        usage = getattr(products, "usage_config", None)
+        return cls(
+            face_value=_plain(item.face_value),
+            distribution=str(distribution.type),
+            recipient=address.casefold() if address else None,
+            reference=getattr(distribution, "recipient_reference", None),
+            redemption_template=getattr(distribution, "template_id", None),
+            products=chosen,
+            spend_rules=usage.spend_rules_template_id if usage else None,
+        )
+
+    def differences(self, placed: _Item) -> list[str]:
+        """Name the fields in which a placed item pays something else; what the answer does not tell is no difference."""
+        fields = []
+        if self.face_value != placed.face_value:
+            fields.append("face_value")
+        if self.distribution != placed.distribution:
+            fields.append("distribution_method.type")
+        if placed.recipient is not None and self.recipient != placed.recipient:
+            fields.append("distribution_method.email_address")
+        if placed.reference is not None and self.reference != placed.reference:
+            fields.append("distribution_method.recipient_reference")
+        if placed.redemption_template is not None and self.redemption_template != placed.redemption_template:
+            fields.append("distribution_method.template_id")
+        if placed.products is not None and self.products != placed.products:
+            fields.append("products")
+        if placed.spend_rules is not None and self.spend_rules != placed.spend_rules:
+            fields.append("products.usage_config")
+        return fields
+
+    @property
+    def told(self) -> int:
+        """How much an answer tells of the item: the more, the earlier it must find its counterpart."""
+        return sum(value is not None for value in vars(self).values())
+
+
+def _plain(amount: Decimal) -> str:
+    """Return an amount without trailing zeros: 10, 10.0 and 10.00 are the same money."""
+    return format(amount.normalize(), "f")
+
+
+def fingerprint(environment: str, order: NewOrder) -> str:
+    """Return the SHA-256, in hexadecimal, of what moves money in an order.
+
+    :param environment: the environment of the order's identity.
+    :param order: the order, sealed or not: description and metadata do not count.
+    """
+    items = sorted(json.dumps(list(vars(_Item.of(item)).values())) for item in order.items)
+    text = json.dumps([environment, order.payment_method.currency, items])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(wanted: NewOrder, placed: Order) -> list[str]:
+    """Say in what a placed order pays something else than the wanted one, by field name and item index.
+
+    Neither recipients nor links are named.
+
+    :param wanted: the order this attempt would send.
+    :param placed: the order Runa has, as ``GET /order/{id}`` shows it once it is COMPLETED.
+    :returns: one text per difference; empty if both pay the same.
+    """
+    found = []
+    currency = (placed.payment_method and placed.payment_method.currency) or placed.currency
+    if currency and currency != wanted.payment_method.currency:
+        found.append(f"currency: {wanted.payment_method.currency} is wanted, {currency} was paid")
+    theirs = [_Item.of(item) for item in placed.items or []]
+    ours = dict(enumerate(_Item.of(item) for item in wanted.items))
+    if len(ours) != len(theirs):
+        found.append(f"items: {len(ours)} are wanted, {len(theirs)} were paid")
+    unmatched = []
+    for position in sorted(range(len(theirs)), key=lambda position: -theirs[position].told):
+        same = (index for index, item in ours.items() if not item.differences(theirs[position]))
+        if (index := next(same, None)) is None:
+            unmatched.append(position)
+        else:
+            del ours[index]
+    for index, item in ours.items():
+        # The counterpart at the same place explains best; any other that is left over will do.
+        position = index if index in unmatched else next(iter(unmatched), None)
+        if position is not None:
+            unmatched.remove(position)
+            found.append(f"items[{index}]: differs in {', '.join(item.differences(theirs[position]))}")
+    return found

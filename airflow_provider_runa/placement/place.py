@@ -1,0 +1,456 @@
+"""The algorithm: place an order exactly once.
+
+One generation is tried after the other, each under its own idempotency key. The next one is used only after the
+one before is proven to have paid nobody, and the record is written before anything is sent. The rest is about what
+an answer proves:
+
+===========================================  ================  =======================================================
+answer to ``POST /order``                    proves            then
+===========================================  ================  =======================================================
+200, 202                                     placed            record the id; see that it is not an order that FAILED
+102, 400 ``idempotency_in_progress``         nothing           wait, same key
+429, no or a broken answer, 5xx              nothing           wait, same key; when the budget is spent, search
+400 ``idempotency_validation_error``         key was used      search; found: compare the payment, absent: next key
+401, 404, 410, wrong version or protocol …   nothing           fail; the key is as good as before
+other 4xx to the very first request          nobody was paid   record it, fail; the next attempt uses the next key
+other 4xx to a later request                 nothing           if an earlier attempt may have got it: search, next key
+===========================================  ================  =======================================================
+
+A later 4xx proves nothing by itself because it may be given before Runa looks at the key: a key that placed an order
+whose answer was lost can be refused afterwards, with the account restricted or a product withdrawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import random
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from airflow_provider_runa.api.errors import (
+    RunaApiError,
+    RunaBadRequestError,
+    RunaError,
+    RunaForbiddenError,
+    RunaIdempotencyMismatchError,
+    RunaInsecureProtocolError,
+    RunaInsufficientFundsError,
+    RunaInvalidVersionError,
+    RunaNotFoundError,
+    RunaOrderingRestrictedError,
+    RunaPaymentMethodUnavailableError,
+    RunaServerError,
+    RunaValidationError,
+)
+from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus
+from airflow_provider_runa.api.retries import is_outcome_unknown, pause_before_retry
+from airflow_provider_runa.placement.errors import (
+    AccessRefusedError,
+    GenerationsExhaustedError,
+    InconclusiveSearchError,
+    OrderFailedError,
+    OrderHeldBackError,
+    OrderRejectedError,
+    OutcomeUnknownError,
+    PaymentChangedError,
+    RecordUnavailableError,
+    StatusUnreadableError,
+    WrongAccountError,
+)
+from airflow_provider_runa.placement.identity import LAST_GENERATION, OrderIdentity
+from airflow_provider_runa.placement.payment import differences, fingerprint
+from airflow_provider_runa.placement.ports import Clock, OrderClient, RecordStore
+from airflow_provider_runa.placement.reconcile import CLOCK_SLACK, Sighting, search
+from airflow_provider_runa.placement.record import Outcome, Record
+
+log = logging.getLogger(__name__)
+
+#: How long a key may be relied upon: Runa keeps keys for 30 days, and one of them is the margin.
+KEY_LIFETIME = timedelta(days=29)
+
+#: How long ago another run may have used an ``order_key``, if the user does not say: what Runa's memory of keys
+#: covers, less a day for the retries of this run.
+DEFAULT_LOOK_BACK = timedelta(days=28)
+
+#: No key that Runa still knows is older than this.
+KEY_MEMORY = timedelta(days=31)
+
+#: Answers that time or a top-up can heal, so that a retry makes sense.
+HEALABLE = (RunaInsufficientFundsError, RunaOrderingRestrictedError, RunaPaymentMethodUnavailableError)
+
+#: Answers about the order, which Runa replays under its key. Any other 4xx is given at the door.
+ABOUT_THE_ORDER = (RunaBadRequestError, RunaForbiddenError, RunaValidationError, *HEALABLE)
+AT_THE_DOOR = (RunaInsecureProtocolError, RunaInvalidVersionError)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Which attempt this is.
+
+    :param number: 1 for the first. It never starts again as long as the identity lives (Airflow's ``try_number``).
+    :param began_after: no attempt of this task can have begun earlier (UTC), e.g. the run's ``run_after``.
+    :param look_back: how long ago another run may have placed an order with the same ``order_key``. Up to 29 days
+        Runa's own memory covers it; beyond, the order list is searched before the first request. Default: 28 days.
+    """
+
+    number: int
+    began_after: datetime
+    look_back: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How long things may take, in seconds.
+
+    :param budget: how long an attempt goes on sending while the outcome is unknown.
+    :param in_flight: how long Runa may still be at work on a request whose sender is gone.
+    :param settling: how long after the last request that was answered 5xx its order may be missing from the list.
+    :param patience: how long a search waits for orders that do not show what they are.
+    :param search_pause: how long it waits between two looks at them.
+    """
+
+    budget: float = 120.0
+    in_flight: float = 120.0
+    settling: float = 600.0
+    patience: float = 300.0
+    search_pause: float = 5.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """An order that was placed.
+
+    :param order: the order as Runa showed it last: PROCESSING or COMPLETED.
+    :param generation: the generation it was placed in.
+    :param reference: the marker in its description.
+    :param adopted: whether this attempt found it instead of sending it.
+    """
+
+    order: Order
+    generation: int
+    reference: str
+    adopted: bool
+
+
+async def place(
+    order: NewOrder,
+    identity: OrderIdentity,
+    attempt: Attempt,
+    *,
+    execution_mode: str,
+    client: OrderClient,
+    records: RecordStore,
+    clock: Clock,
+    policy: Policy = Policy(),
+    rng: random.Random | None = None,
+) -> Placement:
+    """Place the order of an identity, or adopt the one that an earlier attempt placed.
+
+    :param order: the user's order, without reference and provenance.
+    :param identity: what makes two attempts the same order.
+    :param attempt: which attempt this is.
+    :param execution_mode: ``"async"`` or ``"sync"``.
+    :param client: Runa.
+    :param records: where the record of the identity is kept.
+    :param clock: the time.
+    :param policy: how long things may take.
+    :param rng: randomness of the pauses between requests.
+    :raises InvalidOrderError: if the order leaves no room for what is added to it; nothing was sent.
+    :raises PlacementError: if the attempt ends without an order; see ``errors``.
+    """
+    rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+    placing = _Placing(order, identity, attempt, execution_mode, client, records, clock, policy, rng)
+    return await placing.run()
+
+
+class _StillUnknownError(Exception):
+    """The budget is spent and the outcome still unknown; ``error`` is the last answer."""
+
+    def __init__(self, error: RunaError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Placing:
+    """One attempt."""
+
+    def __init__(
+        self,
+        order: NewOrder,
+        identity: OrderIdentity,
+        attempt: Attempt,
+        execution_mode: str,
+        client: OrderClient,
+        records: RecordStore,
+        clock: Clock,
+        policy: Policy,
+        rng: random.Random,
+    ) -> None:
+        self.order = order
+        self.identity = identity
+        self.attempt = attempt
+        self.execution_mode = execution_mode
+        self.client = client
+        self.records = records
+        self.clock = clock
+        self.policy = policy
+        self.rng = rng
+        self.payment = fingerprint(identity.environment, order)
+        self.started = clock.now()
+        #: The record that earlier attempts left, as it was when this one began.
+        self.earlier: Record | None = None
+        #: Whether every request for this identity before the next one is known, with its answer.
+        self.all_accounted = False
+        #: How far a search reaches back at least: whoever used a key that Runa still knows must be found.
+        self.searched_back_to = self.started - KEY_MEMORY if identity.survives_runs else self.started
+
+    async def run(self) -> Placement:
+        """Begin where the last attempt stopped, then try one generation after the other."""
+        self.identity.seal(self.order, LAST_GENERATION)  # whatever is wrong with the order, it shows here
+        self.earlier = await self._load()
+        self.all_accounted = (
+            self.earlier is None and self.attempt.number == 1 and not self.identity.survives_runs
+        )
+        reached = await self._take_up()
+        while not isinstance(reached, Placement):
+            if reached > LAST_GENERATION:
+                raise GenerationsExhaustedError(count=LAST_GENERATION + 1)
+            reached = await self._try(reached)
+        return reached
+
+    # Each step below returns the placement, or the generation to try next.
+
+    async def _take_up(self) -> Placement | int:
+        """Begin: with the order of an earlier attempt, with its generation, or with a search."""
+        record = self.earlier
+        if record is not None and record.order_id is not None:
+            return await self._take_up_order(record, record.order_id)
+        if record is not None and record.outcome is Outcome.REJECTED:
+            return record.generation + 1
+        generation = record.generation if record is not None else 0
+        if self.started - self._not_before() > KEY_LIFETIME:
+            # Runa may have forgotten the key, and would place a second order under it.
+            lost = generation if record is not None else -1
+            return await self._search(lost, "it may be older than Runa's memory of keys", self.policy.in_flight)
+        if record is not None and record.server_errors >= 2:
+            return await self._search(generation, "Runa keeps answering with an error", self.policy.settling)
+        return generation
+
+    async def _take_up_order(self, record: Record, order_id: str) -> Placement | int:
+        """Adopt the order that is on record, unless it FAILED, is unknown here or pays something else."""
+        try:
+            order = await self.client.get_order(order_id)
+        except RunaNotFoundError:
+            raise WrongAccountError(order_id=order_id) from None
+        except RunaError as error:
+            raise StatusUnreadableError(order_id=order_id, answer=error) from None
+        if order.status == OrderStatus.FAILED:
+            log.warning("Order %s ended FAILED and paid nobody: placing it again as a new order.", order_id)
+            return record.generation + 1
+        if record.payment != self.payment:
+            told = differences(self.order, order) if order.items is not None else []
+            raise PaymentChangedError(order_id=order_id, fields="; ".join(told) or "its items or its currency")
+        return self._adopt(order, record.generation, record.body)
+
+    async def _try(self, generation: int) -> Placement | int:
+        """Send one generation and see what the answer proves."""
+        record = await self._write_intent(generation)
+        may_be_replay = generation < self.attempt.number - 1
+        try:
+            order = await self._send(record)
+        except _StillUnknownError as unknown:
+            return await self._resolve(record, unknown.error)
+        except RunaIdempotencyMismatchError as error:
+            self.all_accounted = False
+            self.searched_back_to = self.started - KEY_MEMORY
+            return await self._search(generation, f"its key was used for another body: {error}", self.policy.in_flight)
+        except RunaApiError as error:
+            if not isinstance(error, ABOUT_THE_ORDER) or isinstance(error, AT_THE_DOOR):
+                raise AccessRefusedError(answer=error, earlier=self._earlier_requests()) from None
+            if may_be_replay:
+                return await self._search(generation, f"Runa refused it: {error}", self.policy.in_flight)
+            if self.all_accounted and await self._load() == record:  # no second execution of this attempt was faster
+                await self._note(replace(record, outcome=Outcome.REJECTED))
+            refused = OrderHeldBackError if isinstance(error, HEALABLE) else OrderRejectedError
+            raise refused(answer=error, earlier=self._earlier_requests()) from None
+        await self._note(replace(record, outcome=Outcome.PLACED, order_id=order.id))
+        order = await self._see(order)
+        if order.status == OrderStatus.FAILED:
+            placed_before = order.created_at is not None and order.created_at < self.started - CLOCK_SLACK
+            if not (may_be_replay or placed_before):
+                raise OrderFailedError(order_id=order.id)
+            log.warning("Order %s ended FAILED and paid nobody: placing it again as a new order.", order.id)
+            return generation + 1
+        return Placement(order, generation, self.identity.reference(generation), adopted=False)
+
+    async def _send(self, record: Record) -> Order:
+        """Send under the record's key until the answer is known or the budget is spent."""
+        sealed = self.identity.seal(self.order, record.generation)
+        deadline = self.clock.now() + timedelta(seconds=self.policy.budget)
+        for tries in itertools.count(1):
+            try:
+                return await self.client.create_order(
+                    sealed, idempotency_key=record.idempotency_key, execution_mode=self.execution_mode
+                )
+            except RunaError as error:
+                if not is_outcome_unknown(error):
+                    raise
+                self.all_accounted = False
+                pause = pause_before_retry(tries, error, self.rng)
+                if self.clock.now() + timedelta(seconds=pause) > deadline:
+                    raise _StillUnknownError(error) from None
+                log.warning("Outcome unknown (%s): asking again with the same key in %.0f s.", error, pause)
+            await self.clock.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def _see(self, order: Order) -> Order:
+        """Return the order as it is now: the answer to a POST may be the replay of one that has FAILED since."""
+        if order.status == OrderStatus.COMPLETED:
+            return order
+        try:
+            return await self.client.get_order(order.id)
+        except RunaNotFoundError:
+            return order  # accepted a moment ago
+        except RunaError as error:
+            raise StatusUnreadableError(order_id=order.id, answer=error) from None
+
+    async def _resolve(self, record: Record, error: RunaError) -> Placement | int:
+        """The budget is spent: search, and if Runa itself keeps failing under this key, allow the next one."""
+        own_error = isinstance(error, RunaServerError) and error.type is not None
+        record = replace(record, last_sent=self.clock.now(), server_errors=record.server_errors + own_error)
+        await self._note(record)
+        sighting = await self._look()
+        if sighting.order is not None:
+            return await self._adopt_found(sighting.order, sighting.generation)
+        persists = record.server_errors >= 2 or (self.earlier is None and self.attempt.number > 1)
+        if own_error and persists:
+            return await self._search(
+                record.generation, f"Runa keeps answering: {error}", self.policy.settling, last_sent=record.last_sent
+            )
+        raise OutcomeUnknownError(answer=error, reference=self._any_reference())
+
+    # -- searching --------------------------------------------------------------------------------------------------
+
+    async def _search(
+        self, generation: int, reason: str, quiet: float, *, last_sent: datetime | None = None
+    ) -> Placement | int:
+        """Find the order, or prove that no generation up to this one paid anybody, and return the one after.
+
+        :param generation: the last generation that may have been sent, -1 if it may be any.
+        :param reason: why it is searched, for the log and the error.
+        :param quiet: seconds that must have passed since the last request before "not in the list" counts.
+        :param last_sent: when that request was sent, if not before this attempt.
+        """
+        log.warning("Searching the order list for %s: %s.", self._any_reference(), reason)
+        sighting = await self._look()
+        if last_sent is None:
+            last_sent = self.earlier.last_sent if self.earlier else self.started
+        wait = (last_sent - self.clock.now()).total_seconds() + quiet
+        if sighting.absent and wait > 0:
+            log.warning("Not found; looking again in %.0f s, when an order under way must show.", wait)
+            await self.clock.sleep(wait)
+            sighting = await self._look()
+        if sighting.order is not None:
+            return await self._adopt_found(sighting.order, sighting.generation)
+        if not sighting.absent:
+            raise InconclusiveSearchError(
+                reason=reason, hidden=len(sighting.hidden), reference=self._any_reference()
+            )
+        return max(generation, *sighting.failed, -1) + 1
+
+    async def _look(self) -> Sighting:
+        try:
+            return await search(
+                self.identity,
+                since=min(self._not_before(), self.searched_back_to),
+                client=self.client,
+                clock=self.clock,
+                patience=self.policy.patience,
+                pause=self.policy.search_pause,
+            )
+        except RunaError as error:
+            raise OutcomeUnknownError(answer=error, reference=self._any_reference()) from None
+
+    def _not_before(self) -> datetime:
+        """Return the moment before which nobody can have placed this order."""
+        if self.earlier is not None:
+            origin = self.earlier.first_sent
+        else:
+            origin = self._no_attempt_before()
+        if self.identity.survives_runs:
+            origin -= DEFAULT_LOOK_BACK if self.attempt.look_back is None else self.attempt.look_back
+        return origin
+
+    def _no_attempt_before(self) -> datetime:
+        return self.started if self.attempt.number == 1 else min(self.attempt.began_after, self.started)
+
+    # -- adopting ---------------------------------------------------------------------------------------------------
+
+    async def _adopt_found(self, order: Order, generation: int) -> Placement:
+        """Adopt an order that a search has found, if it pays what this attempt would pay."""
+        if told := differences(self.order, order):
+            raise PaymentChangedError(order_id=order.id, fields="; ".join(told))
+        record = self._record(generation)
+        await self._note(replace(record, outcome=Outcome.PLACED, order_id=order.id))
+        return self._adopt(order, generation, None)
+
+    def _adopt(self, order: Order, generation: int, body: str | None) -> Placement:
+        log.info("Order %s was placed earlier and is %s: nothing is sent.", order.id, order.status)
+        sealed = self.identity.seal(self.order, generation)
+        told = (order.description, order.metadata) if order.items is not None else None
+        if body not in (None, _hash(sealed)) or told not in (None, (sealed.description, sealed.metadata)):
+            log.warning("Its description or metadata differ from this task's; it keeps the ones it has.")
+        return Placement(order, generation, self.identity.reference(generation), adopted=True)
+
+    # -- the record -------------------------------------------------------------------------------------------------
+
+    async def _load(self) -> Record | None:
+        try:
+            return await self.records.load()
+        except Exception as error:
+            raise RecordUnavailableError(verb="read", reason=type(error).__name__) from error
+
+    async def _write_intent(self, generation: int) -> Record:
+        """Write down what is about to be sent. Nothing is sent if this fails."""
+        record = self._record(generation)
+        try:
+            await self.records.save(record)
+        except Exception as error:
+            raise RecordUnavailableError(verb="written", reason=type(error).__name__) from error
+        return record
+
+    async def _note(self, record: Record) -> None:
+        """Write down what became known. If this fails the attempt goes on: the key leads to the same order again."""
+        try:
+            await self.records.save(record)
+        except Exception as error:
+            log.warning("The record of %s could not be written (%s).", self._any_reference(), type(error).__name__)
+
+    def _record(self, generation: int) -> Record:
+        """Build the record of a request that is sent now, keeping what is known of earlier ones."""
+        earlier = self.earlier
+        same = earlier is not None and earlier.generation == generation
+        return Record(
+            generation=generation,
+            idempotency_key=self.identity.idempotency_key(generation),
+            payment=self.payment,
+            body=_hash(self.identity.seal(self.order, generation)),
+            first_sent=earlier.first_sent if earlier is not None else self._no_attempt_before(),
+            last_sent=self.clock.now(),
+            server_errors=earlier.server_errors if earlier is not None and same else 0,
+        )
+
+    def _any_reference(self) -> str:
+        """Return what to search for in the portal: it stands in the reference of every generation."""
+        return f"af-{self.identity.short_name}"
+
+    def _earlier_requests(self) -> str:
+        if self.all_accounted:
+            return "none was sent before"
+        return f"an earlier one may have, under reference {self._any_reference()}"
+
+
+def _hash(order: NewOrder) -> str:
+    return hashlib.sha256(order.body()).hexdigest()
