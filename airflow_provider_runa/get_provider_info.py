@@ -1,0 +1,61 @@
+"""What Airflow reads about this provider: its connection type with the form, and where its classes live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata, as Airflow's provider discovery expects it.
+
+    The connection form is described here in the keys that Airflow 3.3 reads; :class:`~.hooks.runa.RunaHook` tells
+    older releases the same through its class methods.
+    """
+    return {
+        "package-name": "airflow-provider-runa",
+        "name": "Runa",
+        "description": "Rewards and payouts through Runa's payouts API, each placed exactly once.",
+        "integrations": [
+            {
+                "integration-name": "Runa",
+                "external-doc-url": "https://developer.runa.io/",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.hooks.runa"]}],
+        "operators": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.operators.runa"]}],
+        "sensors": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.sensors.runa"]}],
+        "triggers": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.triggers.runa"]}],
+        "connection-types": [
+            {
+                "connection-type": "runa",
+                "hook-class-name": "airflow_provider_runa.hooks.runa.RunaHook",
+                "hook-name": "Runa",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "schema", "port", "extra"],
+                    "relabeling": {"password": "API key", "host": "Base URL"},
+                    "placeholders": {
+                        "password": "wg… (production) or XX… (playground)",
+                        "host": "leave empty: the API key tells the environment",
+                    },
+                },
+                "conn-fields": {
+                    "api_version": {
+                        "label": "API version",
+                        "schema": {"type": ["string", "null"], "default": "2024-02-05"},
+                        "description": "Dated version of the API that is asked for.",
+                    },
+                    "timeout": {
+                        "label": "Timeout (seconds)",
+                        "schema": {"type": ["number", "null"], "default": 30},
+                        "description": "How long one request may take.",
+                    },
+                    "orders_per_minute": {
+                        "label": "Orders per minute",
+                        "schema": {"type": ["integer", "null"], "default": 300},
+                        "description": "The account's limit of order requests.",
+                    },
+                },
+            }
+        ],
+    }
