@@ -143,3 +143,12 @@ class GenerationsExhaustedError(PlacementError):
     money = "Nobody was paid: all {count} attempts to place this order were refused or ended FAILED."
     next = "The task fails without further retries."
     todo = "Find out why with Runa's support, then pay under a new order_key."
+
+
+class StillProcessingError(PlacementError):
+    """The order was placed, and is not done within the time that the task waits."""
+
+    retryable = True
+    money = "Order {order_id} was placed and is still PROCESSING after {seconds} s of waiting; it goes on at Runa."
+    next = "The next retry takes up the same order and sends nothing."
+    todo = "If no retry is left, clear the task; raise its timeout if orders take that long."

@@ -79,9 +79,7 @@ class OrderIdentity:
         return cls(normalize_environment(environment), "order_key", (key,))
 
     @classmethod
-    def from_task(
-        cls, environment: str, *, dag_id: str, run_id: str, task_id: str, map_index: int
-    ) -> OrderIdentity:
+    def from_task(cls, environment: str, *, dag_id: str, run_id: str, task_id: str, map_index: int) -> OrderIdentity:
         """Identify the order by the task that places it: the same task of the same run is the same order.
 
         :param environment: base URL of the Runa environment.

@@ -210,9 +210,7 @@ class _Placing:
         """Begin where the last attempt stopped, then try one generation after the other."""
         self.identity.seal(self.order, LAST_GENERATION)  # whatever is wrong with the order, it shows here
         self.earlier = await self._load()
-        self.all_accounted = (
-            self.earlier is None and self.attempt.number == 1 and not self.identity.survives_runs
-        )
+        self.all_accounted = self.earlier is None and self.attempt.number == 1 and not self.identity.survives_runs
         reached = await self._take_up()
         while not isinstance(reached, Placement):
             if reached > LAST_GENERATION:
@@ -327,7 +325,10 @@ class _Placing:
         persists = record.server_errors >= 2 or (self.earlier is None and self.attempt.number > 1)
         if own_error and persists:
             return await self._search(
-                record.generation, f"Runa keeps answering: {error}", self.policy.settling, last_sent=record.last_sent
+                record.generation,
+                f"Runa keeps answering: {error}",
+                self.policy.settling,
+                last_sent=record.last_sent,
             )
         raise OutcomeUnknownError(answer=error, reference=self._any_reference())
 
@@ -355,9 +356,7 @@ class _Placing:
         if sighting.order is not None:
             return await self._adopt_found(sighting.order, sighting.generation)
         if not sighting.absent:
-            raise InconclusiveSearchError(
-                reason=reason, hidden=len(sighting.hidden), reference=self._any_reference()
-            )
+            raise InconclusiveSearchError(reason=reason, hidden=len(sighting.hidden), reference=self._any_reference())
         return max(generation, *sighting.failed, -1) + 1
 
     async def _look(self) -> Sighting:

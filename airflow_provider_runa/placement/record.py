@@ -49,8 +49,7 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values: strings, whole numbers and ``None``."""
         return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in asdict(self).items()
+            name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(self).items()
         } | {"outcome": self.outcome.value}
 
     @classmethod
@@ -62,9 +61,7 @@ class Record:
         """
         try:
             known = {name: values[name] for name in cls.__dataclass_fields__}
-            times = {
-                name: datetime.fromisoformat(known[name]) for name in ("first_sent", "last_sent")
-            }
+            times = {name: datetime.fromisoformat(known[name]) for name in ("first_sent", "last_sent")}
             return cls(**(known | times | {"outcome": Outcome(known["outcome"])}))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a record of a Runa order: {type(error).__name__} {error}") from None

@@ -1,0 +1,403 @@
+"""RunaHook: from an Airflow connection to a client of Runa's API, for synchronous and asynchronous code."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow.providers.common.compat.sdk import AirflowException, BaseHook
+
+from airflow_provider_runa.api.client import AsyncRunaClient, RunaClient
+from airflow_provider_runa.api.errors import (
+    RunaAuthenticationError,
+    RunaConnectionError,
+    RunaError,
+    RunaForbiddenError,
+)
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_provider_runa.api.models import Balance, Estimate, EstimateRequest, NewOrder, Order, Product
+
+DEFAULT_CONN_ID = "runa_default"
+DEFAULT_API_VERSION = "2024-02-05"
+DEFAULT_TIMEOUT = 30.0
+DEFAULT_ORDERS_PER_MINUTE = 300
+
+PRODUCTION = "https://api.runa.io/v2"
+PLAYGROUND = "https://playground.runa.io/v2"
+
+# Prefix of an API key (in lower case) -> the environment it belongs to (Runa's guide on API keys).
+_ENVIRONMENTS = {"wg": PRODUCTION, "xx": PLAYGROUND}
+
+
+class RunaConnectionSettingsError(AirflowException, ValueError):
+    """The Airflow connection cannot be used; the message says what to change. Nothing was sent."""
+
+
+@dataclass(frozen=True)
+class RunaSettings:
+    """What a ``runa`` connection says, checked.
+
+    :param api_key: the API key; never shown.
+    :param base_url: base URL of the API, without a slash at its end.
+    :param api_version: dated version of the API.
+    :param timeout: how long one request may take, in seconds.
+    :param orders_per_minute: the account's limit of order requests.
+    """
+
+    api_key: str = field(repr=False)
+    base_url: str
+    api_version: str = DEFAULT_API_VERSION
+    timeout: float = DEFAULT_TIMEOUT
+    orders_per_minute: int = DEFAULT_ORDERS_PER_MINUTE
+
+    @classmethod
+    def from_connection(cls, connection: Connection) -> RunaSettings:
+        """Read and check a connection.
+
+        :param connection: the Airflow connection.
+        :raises RunaConnectionSettingsError: if it cannot be used.
+        """
+        name = f"Connection {connection.conn_id!r}"
+        api_key = (connection.password or "").strip()
+        if not api_key:
+            raise RunaConnectionSettingsError(f"{name} has no API key: put it into the password.")
+        try:
+            extra = _parse_extra(connection.extra)
+            return cls(
+                api_key=api_key,
+                base_url=_base_url(connection, api_key),
+                api_version=str(extra.get("api_version") or DEFAULT_API_VERSION),
+                timeout=_positive(extra, "timeout", float, DEFAULT_TIMEOUT),
+                orders_per_minute=_positive(extra, "orders_per_minute", int, DEFAULT_ORDERS_PER_MINUTE),
+            )
+        except ValueError as error:
+            raise RunaConnectionSettingsError(f"{name}: {error}") from None
+
+    @property
+    def environment(self) -> str:
+        """``"production"``, ``"playground"``, or the base URL if it is neither."""
+        return {PRODUCTION: "production", PLAYGROUND: "playground"}.get(self.base_url, self.base_url)
+
+
+def _base_url(connection: Connection, api_key: str) -> str:
+    """Return the base URL that the connection names, or the one its key belongs to."""
+    belongs_to = _ENVIRONMENTS.get(api_key[:2].lower())
+    host = (connection.host or "").strip()
+    if not host:
+        if belongs_to is None:
+            raise ValueError("the API key starts neither with wg (production) nor with XX (playground); set the host.")
+        return belongs_to
+    if "://" not in host:
+        host = f"{connection.schema or 'https'}://{host}"
+    url = urlsplit(host)
+    if not url.hostname or url.scheme not in ("http", "https") or url.query or url.fragment or url.username:
+        raise ValueError("the host must be a base URL such as https://api.runa.io/v2.")
+    port = url.port or connection.port
+    base_url = f"{url.scheme}://{url.hostname}{f':{port}' if port else ''}{url.path.rstrip('/') or '/v2'}"
+    if url.scheme == "http" and not _is_loopback(url.hostname):
+        raise ValueError("plain http is allowed to this machine only; use https.")
+    known = {urlsplit(environment).hostname: environment for environment in _ENVIRONMENTS.values()}
+    if belongs_to is not None and known.get(url.hostname, belongs_to) != belongs_to:
+        kind = "production" if belongs_to == PRODUCTION else "playground"
+        raise ValueError(f"the API key is one of {kind}, but the host is {url.hostname}.")
+    return base_url
+
+
+def _parse_extra(extra: str | None) -> Mapping[str, Any]:
+    # Not Connection.extra_dejson: that masks what it reads, which blocks an event loop, and there is no secret here.
+    try:
+        values = json.loads(extra or "{}")
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError("the extra is not a JSON object.")  # noqa: TRY004 - bad value, whatever its type
+    return values
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _positive(extra: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = extra.get(name)
+    if value in (None, ""):
+        return default
+    try:
+        number = kind(value)
+    except (TypeError, ValueError):
+        number = 0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name} must be a positive number, not {value!r}.")
+    return number
+
+
+class RunaHook(BaseHook):
+    """Connects to Runa's payouts API.
+
+    The connection's password is the API key, which also tells the environment: ``wg…`` is production, ``XX…`` the
+    playground. A host (base URL) is needed only for something else, such as the sandbox. Each method exists twice:
+    ``get_order`` for synchronous code, ``aget_order`` for asynchronous code, and so on.
+
+    :param runa_conn_id: id of the Airflow connection.
+    """
+
+    conn_name_attr = "runa_conn_id"
+    default_conn_name = DEFAULT_CONN_ID
+    conn_type = "runa"
+    hook_name = "Runa"
+
+    def __init__(self, runa_conn_id: str = DEFAULT_CONN_ID) -> None:
+        super().__init__()
+        self.runa_conn_id = runa_conn_id
+        self._client: RunaClient | None = None
+        self._async_client: AsyncRunaClient | None = None
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the fields of the connection form (Airflow before 3.2; later ones read the provider's metadata)."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from flask_babel import lazy_gettext
+        from wtforms import FloatField, IntegerField, StringField
+        from wtforms.validators import Optional
+
+        def text(kind: Any, label: str, default: Any) -> Any:
+            return kind(lazy_gettext(label), widget=BS3TextFieldWidget(), validators=[Optional()], default=default)
+
+        return {
+            "api_version": text(StringField, "API version", DEFAULT_API_VERSION),
+            "timeout": text(FloatField, "Timeout (seconds)", DEFAULT_TIMEOUT),
+            "orders_per_minute": text(IntegerField, "Orders per minute", DEFAULT_ORDERS_PER_MINUTE),
+        }
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return how the standard fields of the connection form look (Airflow before 3.2)."""
+        from airflow_provider_runa.get_provider_info import get_provider_info
+
+        behaviour = get_provider_info()["connection-types"][0]["ui-field-behaviour"]
+        return {name.replace("-", "_"): value for name, value in behaviour.items()}
+
+    # -- the connection ---------------------------------------------------------------------------------------------
+
+    def get_settings(self) -> RunaSettings:
+        """Return what the connection says.
+
+        :raises RunaConnectionSettingsError: if it cannot be used.
+        """
+        return RunaSettings.from_connection(self.get_connection(self.runa_conn_id))
+
+    async def aget_settings(self) -> RunaSettings:
+        """Return what the connection says, on an event loop.
+
+        :raises RunaConnectionSettingsError: if it cannot be used.
+        """
+        from airflow.providers.common.compat.connection import get_async_connection
+
+        return RunaSettings.from_connection(await get_async_connection(self.runa_conn_id))
+
+    def get_conn(self) -> RunaClient:
+        """Return the client of this hook: one per hook, which keeps its connections open."""
+        if self._client is None:
+            self._client = RunaClient(**self._client_arguments(self.get_settings()))
+        return self._client
+
+    async def aget_conn(self) -> AsyncRunaClient:
+        """Return the asynchronous client of this hook: one per hook; :meth:`aclose` closes its connections."""
+        if self._async_client is None:
+            self._async_client = AsyncRunaClient(**self._client_arguments(await self.aget_settings()))
+        return self._async_client
+
+    @staticmethod
+    def _client_arguments(settings: RunaSettings) -> dict[str, Any]:
+        return {name: getattr(settings, name) for name in RunaSettings.__dataclass_fields__}
+
+    def close(self) -> None:
+        """Close the connections of the client, if there is one."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    async def aclose(self) -> None:
+        """Close the connections of the asynchronous client, if there is one."""
+        if self._async_client is not None:
+            await self._async_client.aclose()
+            self._async_client = None
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Test the connection by ``GET /ping``; it is what the UI's *Test* button calls.
+
+        :returns: whether it works, and a sentence for a person.
+        """
+        try:
+            settings = self.get_settings()
+            self.ping()
+        except RunaConnectionSettingsError as error:
+            return False, str(error)
+        except (RunaAuthenticationError, RunaForbiddenError) as error:
+            return False, f"Runa refused the API key at {settings.base_url}: {error}"
+        except RunaConnectionError as error:
+            return False, f"Runa could not be reached at {settings.base_url}: {error}"
+        except RunaError as error:
+            return False, f"Runa answered at {settings.base_url}, but not to a ping: {error}"
+        finally:
+            self.close()
+        return True, f"Runa answered at {settings.base_url} ({settings.environment}); the API key works."
+
+    # -- Runa's endpoints, one line each, synchronous and asynchronous ------------------------------------------------
+
+    def ping(self) -> None:
+        """Check that Runa answers and takes the API key (``GET /ping``).
+
+        :raises RunaError: if it does not.
+        """
+        self.get_conn().ping()
+
+    async def aping(self) -> None:
+        """Do what :meth:`ping` does, asynchronously."""
+        await (await self.aget_conn()).ping()
+
+    def create_order(
+        self, order: NewOrder, *, idempotency_key: str, execution_mode: str = "async", retry: bool = True
+    ) -> Order:
+        """Send an order (``POST /order``). A task should use :class:`~.operators.runa.RunaCreateOrderOperator`,
+        which finds its order again after a crash; with this method the key, and all that depends on it, is yours.
+
+        :param order: the order.
+        :param idempotency_key: 30 days long Runa answers the same to the same key and body; then it pays again.
+        :param execution_mode: ``"async"`` or ``"sync"`` (exactly one item).
+        :param retry: send it again, under the same key, while the outcome is unknown.
+        :returns: the order: complete in sync mode, otherwise only with its id and status.
+        :raises RunaError: if it was refused, or if the outcome is still unknown at the end.
+        """
+        return self.get_conn().create_order(
+            order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=retry
+        )
+
+    async def acreate_order(
+        self, order: NewOrder, *, idempotency_key: str, execution_mode: str = "async", retry: bool = True
+    ) -> Order:
+        """Do what :meth:`create_order` does, asynchronously."""
+        client = await self.aget_conn()
+        return await client.create_order(
+            order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=retry
+        )
+
+    def get_order(self, order_id: str) -> Order:
+        """Fetch an order (``GET /order/{id}``). While it is PROCESSING it has an id, a status and a message only.
+
+        :param order_id: id of the order, ``O-…``.
+        :raises RunaNotFoundError: if the account has no such order.
+        """
+        return self.get_conn().get_order(order_id)
+
+    async def aget_order(self, order_id: str) -> Order:
+        """Do what :meth:`get_order` does, asynchronously."""
+        return await (await self.aget_conn()).get_order(order_id)
+
+    def list_orders(self) -> Iterator[Order]:
+        """Iterate over the account's orders, through all pages (``GET /order``).
+
+        Rows carry no items and no metadata; rows that are PROCESSING carry an id, a status and a message only.
+        """
+        return self.get_conn().list_orders()
+
+    async def alist_orders(self) -> AsyncIterator[Order]:
+        """Do what :meth:`list_orders` does, asynchronously."""
+        async for order in (await self.aget_conn()).list_orders():
+            yield order
+
+    def estimate_order(self, request: EstimateRequest) -> Estimate:
+        """Ask what an order would cost (``POST /order/estimate``). The playground does not support it.
+
+        :param request: payment method and items, 1 to 500 of them.
+        """
+        return self.get_conn().estimate_order(request)
+
+    async def aestimate_order(self, request: EstimateRequest) -> Estimate:
+        """Do what :meth:`estimate_order` does, asynchronously."""
+        return await (await self.aget_conn()).estimate_order(request)
+
+    def get_balance(self, currency: str) -> Balance:
+        """Fetch the balance of one currency (``GET /balance?currency=``).
+
+        :param currency: ISO 4217 code, three capital letters.
+        """
+        return self.get_conn().get_balance(currency)
+
+    async def aget_balance(self, currency: str) -> Balance:
+        """Do what :meth:`get_balance` does, asynchronously."""
+        return await (await self.aget_conn()).get_balance(currency)
+
+    def get_balances(self) -> list[Balance]:
+        """Fetch the balances of all currencies that have one above zero (``GET /balance``)."""
+        return self.get_conn().get_balances()
+
+    async def aget_balances(self) -> list[Balance]:
+        """Do what :meth:`get_balances` does, asynchronously."""
+        return await (await self.aget_conn()).get_balances()
+
+    def list_products(
+        self,
+        *,
+        is_orderable: bool | None = None,
+        countries: Sequence[str] = (),
+        categories: Sequence[str] = (),
+    ) -> Iterator[Product]:
+        """Iterate over the catalogue, through all pages (``GET /product``).
+
+        :param is_orderable: ``True`` for only those that can be ordered.
+        :param countries: only those redeemable in one of these countries (ISO 3166 alpha-2).
+        :param categories: only those in one of these categories.
+        """
+        return self.get_conn().list_products(is_orderable=is_orderable, countries=countries, categories=categories)
+
+    async def alist_products(
+        self,
+        *,
+        is_orderable: bool | None = None,
+        countries: Sequence[str] = (),
+        categories: Sequence[str] = (),
+    ) -> AsyncIterator[Product]:
+        """Do what :meth:`list_products` does, asynchronously."""
+        client = await self.aget_conn()
+        async for product in client.list_products(
+            is_orderable=is_orderable, countries=countries, categories=categories
+        ):
+            yield product
+
+    def get_product(self, code: str) -> Product:
+        """Fetch a product (``GET /product/{code}``).
+
+        :param code: code of the product, e.g. ``AMZ-US``.
+        """
+        return self.get_conn().get_product(code)
+
+    async def aget_product(self, code: str) -> Product:
+        """Do what :meth:`get_product` does, asynchronously."""
+        return await (await self.aget_conn()).get_product(code)
+
+    def list_countries(self) -> list[str]:
+        """Fetch the countries that have products (``GET /product/countries``), as ISO 3166 alpha-2 codes."""
+        return self.get_conn().list_countries()
+
+    async def alist_countries(self) -> list[str]:
+        """Do what :meth:`list_countries` does, asynchronously."""
+        return await (await self.aget_conn()).list_countries()
+
+    def list_categories(self) -> list[str]:
+        """Fetch the codes of all product categories (``GET /product/categories``)."""
+        return self.get_conn().list_categories()
+
+    async def alist_categories(self) -> list[str]:
+        """Do what :meth:`list_categories` does, asynchronously."""
+        return await (await self.aget_conn()).list_categories()

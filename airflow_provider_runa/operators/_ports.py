@@ -1,0 +1,86 @@
+"""The ports of ``placement`` as a worker has them: a hook, Airflow's task state store and the machine's clock.
+
+All of them block; ``run_blocking`` runs the algorithm on them without an event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_provider_runa.api.models import NewOrder, Order
+from airflow_provider_runa.hooks.runa import RunaHook
+from airflow_provider_runa.placement.identity import OrderIdentity
+from airflow_provider_runa.placement.record import Record
+
+log = logging.getLogger(__name__)
+
+
+class HookClient:
+    """Runa, through a hook.
+
+    :param hook: the hook.
+    """
+
+    def __init__(self, hook: RunaHook) -> None:
+        self.hook = hook
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        """Send the order once."""
+        return self.hook.create_order(
+            order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=False
+        )
+
+    async def get_order(self, order_id: str) -> Order:
+        """Fetch an order."""
+        return self.hook.get_order(order_id)
+
+    async def list_orders(self) -> AsyncIterator[Order]:
+        """Iterate over the account's orders."""
+        for order in self.hook.list_orders():
+            yield order
+
+
+class TaskStateRecords:
+    """The record of an identity in Airflow's task state store (Airflow 3.3 and later), where it never expires.
+
+    :param store: ``context["task_state_store"]``; ``None`` where Airflow has none: nothing is kept then.
+    :param identity: whose record it is. Each identity of a task has its own.
+    """
+
+    def __init__(self, store: Any, identity: OrderIdentity) -> None:
+        self.store = store
+        self.name = f"runa_order_{identity.short_name}"
+
+    async def load(self) -> Record | None:
+        """Return the record, ``None`` if there is none that can be understood."""
+        values = self.store.get(self.name) if self.store is not None else None
+        if values is None:
+            return None
+        try:
+            return Record.from_json(values)
+        except ValueError as error:
+            log.warning("The record %s is ignored: %s", self.name, error)
+            return None
+
+    async def save(self, record: Record) -> None:
+        """Keep the record."""
+        if self.store is not None:
+            from airflow.sdk import NEVER_EXPIRE
+
+            self.store.set(self.name, record.to_json(), retention=NEVER_EXPIRE)
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the time in UTC."""
+        return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        """Block for a time."""
+        time.sleep(seconds)  # noqa: ASYNC251 - this port blocks, which is what run_blocking needs

@@ -1,0 +1,349 @@
+"""RunaCreateOrderOperator: renders an order, places it exactly once, waits for it if asked to, and reports it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf, mask_secret
+
+from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
+from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus, check_execution_mode
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
+from airflow_provider_runa.operators._ports import HookClient, SystemClock, TaskStateRecords
+from airflow_provider_runa.placement.errors import (
+    OrderFailedError,
+    PlacementError,
+    StatusUnreadableError,
+    StillProcessingError,
+)
+from airflow_provider_runa.placement.identity import OrderIdentity
+from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
+from airflow_provider_runa.placement.ports import run_blocking
+from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE, RunaOrderTrigger, read_event
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+#: How long a deferrable task polls before it defers, in seconds: most orders are done by then, and a trigger that
+#: fires right after the deferral is a risk (see ``triggers.runa``).
+INLINE_SECONDS = 15.0
+
+#: Pauses of the first polls, in seconds.
+_FIRST_PAUSES = (1.0, 2.0, 4.0, 8.0)
+
+_EMAIL = re.compile(r"[^\s\"'<>,;:{}\[\]()]+@[^\s\"'<>,;:{}\[\]()]+")
+
+
+class RunaCreateOrderOperator(BaseOperator):
+    """Places one Runa order, exactly once, and returns its id.
+
+    However often the task is retried, cleared or killed: as long as the order's identity is the same, there is at
+    most one order that pays, and the task is green only if it is there. See "What is guaranteed" in the README.
+
+    Pushes the XCom ``order``: ``{"id", "status", "currency", "face_value", "items", "total_price",
+    "total_discount"}``, amounts as decimal strings, prices ``None`` until the order is COMPLETED. Neither links nor
+    recipients are pushed.
+
+    :param items: the payouts, 1 to 200 of them, each as Runa's API takes it: ``{"face_value": 10,
+        "distribution_method": {"type": "EMAIL", "email_address": …}, "products": {"type": "SINGLE", "value": …}}``.
+        A list, an XCom, or a template that renders to a list or to JSON. (templated)
+    :param currency: currency of the account balance that pays, three capital letters. (templated)
+    :param description: shown in Runa's portal, never to recipients; at most 109 characters. (templated)
+    :param metadata: pairs of strings to find the order by, at most 15 (19 with an ``order_key``). (templated)
+    :param order_key: business key of the order, such as ``spring-winback/customer-42``: whichever task orders it,
+        it is paid once. Default: the task itself, so that each run and each mapped task pays once. (templated)
+    :param look_back: how long ago *another* run may have placed an order with the same ``order_key``: a
+        ``timedelta`` or a number of days. Runa itself remembers for 29 days; for more the order list is searched
+        before the first request. Default: 28 days. (templated)
+    :param execution_mode: ``"async"``, or ``"sync"`` for exactly one item: Runa answers when it is done. (templated)
+    :param wait_for_completion: whether the task ends only when the order is COMPLETED.
+    :param deferrable: wait in the triggerer instead of on a worker. Default: ``[operators] default_deferrable``.
+    :param poll_interval: seconds between two looks at the order.
+    :param timeout: how many seconds one attempt waits for the order. The order goes on after that.
+    :param max_total: the sum of all face values may not be more: a guard against a wrong column. (templated)
+    :param runa_conn_id: id of the Airflow connection. (templated)
+    :raises AirflowFailException: for everything that a retry cannot heal, in one line that says what happened to
+        the money, what happens next and what to do.
+    :raises PlacementError: for everything that a retry can heal.
+    """
+
+    template_fields: Sequence[str] = (
+        "items",
+        "currency",
+        "description",
+        "metadata",
+        "order_key",
+        "look_back",
+        "execution_mode",
+        "max_total",
+        "runa_conn_id",
+    )
+    template_fields_renderers = {"items": "json", "metadata": "json"}  # noqa: RUF012 - as Airflow declares it
+    ui_color = "#e8e3ff"
+
+    #: How long the steps of placing may take.
+    policy = Policy()
+
+    def __init__(
+        self,
+        *,
+        items: Sequence[Mapping[str, Any]] | str,
+        currency: str,
+        description: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        order_key: str | None = None,
+        look_back: timedelta | float | str | None = None,
+        execution_mode: str = "async",
+        wait_for_completion: bool = False,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float = 30.0,
+        timeout: float = 3600.0,
+        max_total: Decimal | float | str | None = None,
+        runa_conn_id: str = DEFAULT_CONN_ID,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.items = items
+        self.currency = currency
+        self.description = description
+        self.metadata = metadata
+        self.order_key = order_key
+        self.look_back = look_back
+        self.execution_mode = execution_mode
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.timeout = timeout
+        self.max_total = max_total
+        self.runa_conn_id = runa_conn_id
+        self.clock = SystemClock()
+        self._order_id: str | None = None
+
+    # -- Airflow's side ---------------------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> str:
+        """Place the order, and wait for it if asked to."""
+        try:
+            hook = RunaHook(self.runa_conn_id)
+            placement = self._place(hook, context)
+            order = placement.order
+            if self.wait_for_completion or self.execution_mode == "sync":
+                order = self._wait(hook, order)
+        except (InvalidOrderError, PlacementError) as error:
+            raise _for_airflow(error) from None
+        return self._report(context, order)
+
+    def execute_complete(self, context: Context, event: Any = None) -> str:
+        """Take up the order again after the trigger's event.
+
+        :param context: the task's context.
+        :param event: the event of :class:`RunaOrderTrigger`.
+        """
+        event = read_event(event)
+        (order_id,) = event["orders"]
+        try:
+            if event["status"] == UNREADABLE:
+                raise StatusUnreadableError(order_id=order_id, answer=event.get("reason"))
+            if event["status"] == TIMED_OUT:
+                raise StillProcessingError(order_id=order_id, seconds=f"{self.timeout:.0f}")
+            order = self._settled(self._fetch(RunaHook(self.runa_conn_id), order_id))
+            if order is None:
+                raise StillProcessingError(order_id=order_id, seconds="?")
+        except PlacementError as error:
+            raise _for_airflow(error) from None
+        return self._report(context, order)
+
+    def on_kill(self) -> None:
+        """Say that the order goes on: Runa has no way to cancel one."""
+        if self._order_id:
+            self.log.warning("The task is stopped, but order %s goes on: Runa cannot cancel it.", self._order_id)
+
+    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
+        # Airflow's own place to look at rendered fields, for mapped tasks too. They are stored in clear unless what
+        # must not be seen has been registered before.
+        super()._do_render_template_fields(parent, *args, **kwargs)
+        if recipients := sorted(set(_recipients(getattr(parent, "items", None)))):
+            mask_secret(recipients)
+
+    # -- placing ----------------------------------------------------------------------------------------------------
+
+    def _place(self, hook: RunaHook, context: Context) -> Placement:
+        order = self._build()
+        settings = hook.get_settings()
+        task = context["ti"]
+        if self.order_key is not None:
+            identity = OrderIdentity.from_order_key(settings.base_url, self.order_key)
+        else:
+            identity = OrderIdentity.from_task(
+                settings.base_url,
+                dag_id=task.dag_id,
+                run_id=task.run_id,
+                task_id=task.task_id,
+                map_index=-1 if task.map_index is None else task.map_index,
+            )
+        self.log.info(
+            "Placing an order of %d item(s), %s in total face value, on %s; reference %s.",
+            len(order.items),
+            order.total,
+            settings.environment,
+            identity.short_name,
+        )
+        placement = run_blocking(
+            place(
+                order,
+                identity,
+                Attempt(task.try_number, self._began_after(context), self._look_back()),
+                execution_mode=self.execution_mode,
+                client=HookClient(hook),
+                records=TaskStateRecords(context.get("task_state_store"), identity),
+                clock=self.clock,
+                policy=self.policy,
+            )
+        )
+        self._order_id = placement.order.id
+        self.log.info(
+            "Order %s is %s (reference %s%s).",
+            placement.order.id,
+            placement.order.status,
+            placement.reference,
+            ", placed earlier" if placement.adopted else "",
+        )
+        return placement
+
+    def _build(self) -> NewOrder:
+        """Build the order from the rendered fields, and check everything that can be checked before it is sent."""
+        items = self.items
+        if isinstance(items, str):
+            try:
+                items = json.loads(items, parse_float=Decimal)
+            except ValueError:
+                raise InvalidOrderError(
+                    "items: rendered to text that is not JSON; end the template with '| tojson', "
+                    "or set render_template_as_native_obj=True on the DAG"
+                ) from None
+        if isinstance(items, Mapping) or not isinstance(items, (list, tuple)):
+            # Whatever else an XCom holds: an iterator or a set has no order that the next attempt could repeat.
+            raise InvalidOrderError(f"items: must be a list, not {type(items).__name__}")
+        order = NewOrder.build(
+            currency=self.currency,
+            items=items,
+            description=self.description or None,
+            metadata=self.metadata or None,
+        )
+        check_execution_mode(order, self.execution_mode)
+        if self.max_total is not None:
+            try:
+                limit = Decimal(str(self.max_total))
+            except InvalidOperation:
+                limit = Decimal("NaN")
+            if not limit.is_finite():
+                raise InvalidOrderError(f"max_total: must be an amount, not {self.max_total!r}")
+            if order.total > limit:
+                raise InvalidOrderError(
+                    f"max_total: the items add up to {order.total}, more than the {limit} allowed; nothing was sent"
+                )
+        return order
+
+    def _look_back(self) -> timedelta | None:
+        if self.look_back is None or isinstance(self.look_back, timedelta):
+            return self.look_back
+        try:
+            look_back = timedelta(days=float(self.look_back))
+        except (TypeError, ValueError, OverflowError):
+            look_back = timedelta(-1)
+        if look_back < timedelta(0):
+            raise InvalidOrderError(f"look_back: must be a timedelta or a number of days, not {self.look_back!r}")
+        return look_back
+
+    def _began_after(self, context: Context) -> datetime:
+        """Return a moment before the first attempt: the run cannot have begun before it was due."""
+        run: Any = context["dag_run"]
+        due = (getattr(run, "run_after", None), getattr(run, "logical_date", None))
+        known = [moment for moment in due if moment is not None]
+        return min(known) if known else self.clock.now() - KEY_MEMORY
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    def _wait(self, hook: RunaHook, order: Order) -> Order:
+        """Poll until the order is settled; a deferrable task defers after a while."""
+        began = self.clock.now()
+        deadline = began + timedelta(seconds=self.timeout)
+        pauses = iter(_FIRST_PAUSES)
+        while (settled := self._settled(order)) is None:
+            now = self.clock.now()
+            if now >= deadline:
+                raise StillProcessingError(order_id=order.id, seconds=f"{self.timeout:.0f}")
+            if self.deferrable and now - began >= timedelta(seconds=min(INLINE_SECONDS, self.timeout)):
+                self.log.info("Order %s is %s: waiting in the triggerer.", order.id, order.status)
+                self.defer(
+                    trigger=RunaOrderTrigger(
+                        [order.id], self.runa_conn_id, float(self.poll_interval), deadline.timestamp()
+                    ),
+                    method_name="execute_complete",
+                    timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
+                )
+            pause = min(next(pauses, self.poll_interval), self.poll_interval, (deadline - now).total_seconds())
+            run_blocking(self.clock.sleep(pause))
+            order = self._fetch(hook, order.id)
+        return settled
+
+    def _settled(self, order: Order) -> Order | None:
+        """Return the order if it is COMPLETED, ``None`` if it is not settled."""
+        if order.status == OrderStatus.FAILED:
+            raise OrderFailedError(order_id=order.id)
+        return order if order.status == OrderStatus.COMPLETED else None
+
+    def _fetch(self, hook: RunaHook, order_id: str) -> Order:
+        self._order_id = order_id
+        try:
+            return hook.get_order(order_id)
+        except RunaError as error:
+            raise StatusUnreadableError(order_id=order_id, answer=error) from None
+
+    # -- reporting --------------------------------------------------------------------------------------------------
+
+    def _report(self, context: Context, order: Order) -> str:
+        wanted = self._build()
+        summary = {
+            "id": order.id,
+            "status": str(order.status),
+            "currency": order.currency or wanted.payment_method.currency,
+            "face_value": str(wanted.total),
+            "items": len(wanted.items),
+            "total_price": _text(order.total_price),
+            "total_discount": _text(order.total_discount),
+        }
+        context["ti"].xcom_push(key="order", value=summary)
+        self.log.info("Order %s is %s.", order.id, order.status)
+        return order.id
+
+
+def _for_airflow(error: RunaError) -> Exception:
+    """Return the error as Airflow should see it: one that no retry heals must not burn retries."""
+    if isinstance(error, PlacementError) and error.retryable:
+        return error
+    return AirflowFailException(str(error))
+
+
+def _text(amount: Decimal | None) -> str | None:
+    return None if amount is None else str(amount)
+
+
+def _recipients(value: Any) -> Iterator[str]:
+    """Yield everything in rendered items that names a recipient."""
+    if isinstance(value, str):
+        yield from _EMAIL.findall(value)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key in ("email_address", "recipient_reference") and isinstance(inner, str):
+                yield inner
+            else:
+                yield from _recipients(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _recipients(inner)

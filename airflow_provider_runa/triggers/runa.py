@@ -1,0 +1,114 @@
+"""RunaOrderTrigger: waits in the triggerer until orders are settled. It only GETs.
+
+A trigger may run more than once, in two triggerers at a time or again after a restart, and its arguments and
+events are stored and logged in clear. So it never sends an order, and all it carries are ids, numbers and states.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_runa.api.errors import RunaError
+from airflow_provider_runa.api.models import OrderStatus
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
+
+#: A trigger that fires within about 2 s of the task's deferral can hit a race in Airflow's scheduler (measured on
+#: 3.3.2) which fails the task or runs ``execute`` again. At this distance and more none was seen.
+MIN_SECONDS_BEFORE_FIRST_POLL = 5.0
+
+#: Polls of an order that may fail one after the other before the trigger gives up.
+TOLERATED_FAILURES = 10
+
+#: What an event's ``status`` may be.
+SETTLED, TIMED_OUT, UNREADABLE = "settled", "timed_out", "unreadable"
+
+
+class RunaOrderTrigger(BaseTrigger):
+    """Fires once when all orders are COMPLETED or FAILED, when one of them is FAILED, or at the deadline.
+
+    The event is ``{"status": "settled" | "timed_out" | "unreadable", "orders": {order id: status}}``: whoever gets
+    it fetches the orders again. ``unreadable`` has a ``reason``.
+
+    :param order_ids: ids of the orders.
+    :param runa_conn_id: id of the Airflow connection.
+    :param poll_interval: seconds between two looks at an order.
+    :param deadline: when to give up, in seconds since the epoch; ``None`` never. An order that settled before is
+        seen even if the triggerer was down when the deadline passed.
+    """
+
+    def __init__(
+        self,
+        order_ids: Sequence[str],
+        runa_conn_id: str = DEFAULT_CONN_ID,
+        poll_interval: float = 30.0,
+        deadline: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.order_ids = list(order_ids)
+        self.runa_conn_id = runa_conn_id
+        self.poll_interval = poll_interval
+        self.deadline = deadline
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the trigger's class path and its arguments: strings, numbers and lists of strings only."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "order_ids": self.order_ids,
+                "runa_conn_id": self.runa_conn_id,
+                "poll_interval": self.poll_interval,
+                "deadline": self.deadline,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll until there is something to say."""
+        hook = RunaHook(self.runa_conn_id)
+        try:
+            yield TriggerEvent(await self._wait(hook))
+        finally:
+            await hook.aclose()
+
+    async def _wait(self, hook: RunaHook) -> dict[str, Any]:
+        states: dict[str, str] = dict.fromkeys(self.order_ids, OrderStatus.PROCESSING.value)
+        failures = 0
+        pause = max(self.poll_interval, MIN_SECONDS_BEFORE_FIRST_POLL)
+        while True:
+            await asyncio.sleep(self._until_deadline(pause))
+            pause = self.poll_interval
+            try:
+                for order_id in [id_ for id_, state in states.items() if state == OrderStatus.PROCESSING]:
+                    states[order_id] = str((await hook.aget_order(order_id)).status)
+                failures = 0
+            except RunaError as error:
+                failures += 1
+                self.log.warning("Order status could not be read (%d in a row): %s", failures, error)
+                if failures >= TOLERATED_FAILURES:
+                    return {"status": UNREADABLE, "orders": states, "reason": str(error)}
+            if OrderStatus.FAILED in states.values() or OrderStatus.PROCESSING not in states.values():
+                return {"status": SETTLED, "orders": states}
+            # The status was read before this line, so an order that settled in time is never called late.
+            if self.deadline is not None and time.time() >= self.deadline:
+                return {"status": TIMED_OUT, "orders": states}
+
+    def _until_deadline(self, pause: float) -> float:
+        if self.deadline is None:
+            return pause
+        return min(pause, max(self.deadline - time.time(), MIN_SECONDS_BEFORE_FIRST_POLL))
+
+
+def read_event(event: Any) -> dict[str, Any]:
+    """Return the event of a :class:`RunaOrderTrigger`, checked.
+
+    :param event: what Airflow handed to ``execute_complete``.
+    :raises ValueError: if it is missing or not one of its events: waiting must never end by mistake.
+    """
+    if not isinstance(event, dict) or event.get("status") not in (SETTLED, TIMED_OUT, UNREADABLE):
+        kind = event.get("status") if isinstance(event, dict) else type(event).__name__
+        raise ValueError(f"The trigger's event is missing or unknown ({kind!r}). Clear the task: it looks again.")
+    return event

@@ -1,0 +1,45 @@
+"""A scheduled incentive payout: every Monday, everyone who qualified last week gets a reward.
+
+The task defers while Runa works on the order. Run it again, clear it, let it crash: each run pays once.
+"""
+
+from __future__ import annotations
+
+import pendulum
+from airflow.sdk import DAG
+
+from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
+
+
+def qualified(week_start: str) -> list[dict]:
+    """Return last week's payouts. This stands for a query; it must give the same rows for the same week."""
+    winners = {"ada": 25, "grace": 10}
+    return [
+        {
+            "face_value": reward,
+            "distribution_method": {"type": "EMAIL", "email_address": f"{name}@example.com"},
+            "products": {"type": "TEMPLATE", "template_id": "PT-01HQ12PV4B8XMBRTK281JM54KK"},
+        }
+        for name, reward in winners.items()
+    ]
+
+
+with DAG(
+    dag_id="runa_scheduled_incentive",
+    schedule="0 6 * * MON",
+    start_date=pendulum.datetime(2026, 1, 5, tz="UTC"),
+    catchup=False,
+    user_defined_macros={"qualified": qualified},
+    default_args={"retries": 3},
+    tags=["runa", "example"],
+):
+    RunaCreateOrderOperator(
+        task_id="pay_incentives",
+        # The macro runs when the task does, on the worker: no address passes through an XCom.
+        items="{{ qualified(data_interval_start | ds) | tojson }}",
+        currency="USD",
+        description="Weekly incentive, week of {{ data_interval_start | ds }}",
+        max_total=500,
+        wait_for_completion=True,
+        deferrable=True,
+    )
