@@ -69,7 +69,7 @@ class TaskStateRecords:
     async def save(self, record: Record) -> None:
         """Keep the record."""
         if self.store is not None:
-            from airflow.sdk import NEVER_EXPIRE
+            from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
             self.store.set(self.name, record.to_json(), retention=NEVER_EXPIRE)
 

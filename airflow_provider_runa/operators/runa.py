@@ -168,7 +168,7 @@ class RunaCreateOrderOperator(BaseOperator):
         # must not be seen has been registered before.
         super()._do_render_template_fields(parent, *args, **kwargs)
         if recipients := sorted(set(_recipients(getattr(parent, "items", None)))):
-            mask_secret(recipients)
+            mask_secret([*recipients])
 
     # -- placing ----------------------------------------------------------------------------------------------------
 

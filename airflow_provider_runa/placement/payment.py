@@ -57,7 +57,7 @@ class _Item:
         )
 
     def differences(self, placed: _Item) -> list[str]:
-        """Name the fields in which a placed item pays something else; what the answer does not tell is no difference."""
+        """Name the fields in which a placed item pays something else; what it does not tell is no difference."""
         fields = []
         if self.face_value != placed.face_value:
             fields.append("face_value")
@@ -123,8 +123,8 @@ def differences(wanted: NewOrder, placed: Order) -> list[str]:
             del ours[index]
     for index, item in ours.items():
         # The counterpart at the same place explains best; any other that is left over will do.
-        position = index if index in unmatched else next(iter(unmatched), None)
-        if position is not None:
-            unmatched.remove(position)
-            found.append(f"items[{index}]: differs in {', '.join(item.differences(theirs[position]))}")
+        if unmatched:
+            counterpart = index if index in unmatched else unmatched[0]
+            unmatched.remove(counterpart)
+            found.append(f"items[{index}]: differs in {', '.join(item.differences(theirs[counterpart]))}")
     return found

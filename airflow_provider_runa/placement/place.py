@@ -374,10 +374,7 @@ class _Placing:
 
     def _not_before(self) -> datetime:
         """Return the moment before which nobody can have placed this order."""
-        if self.earlier is not None:
-            origin = self.earlier.first_sent
-        else:
-            origin = self._no_attempt_before()
+        origin = self.earlier.first_sent if self.earlier else self._no_attempt_before()
         if self.identity.survives_runs:
             origin -= DEFAULT_LOOK_BACK if self.attempt.look_back is None else self.attempt.look_back
         return origin

@@ -13,7 +13,6 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_runa.api.errors import RunaError
 from airflow_provider_runa.api.models import OrderStatus
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
 
@@ -48,7 +47,7 @@ class RunaOrderTrigger(BaseTrigger):
         poll_interval: float = 30.0,
         deadline: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.order_ids = list(order_ids)
         self.runa_conn_id = runa_conn_id
         self.poll_interval = poll_interval
@@ -70,7 +69,7 @@ class RunaOrderTrigger(BaseTrigger):
         """Poll until there is something to say."""
         hook = RunaHook(self.runa_conn_id)
         try:
-            yield TriggerEvent(await self._wait(hook))
+            yield TriggerEvent(await self._wait(hook))  # type: ignore[no-untyped-call]
         finally:
             await hook.aclose()
 
@@ -85,7 +84,7 @@ class RunaOrderTrigger(BaseTrigger):
                 for order_id in [id_ for id_, state in states.items() if state == OrderStatus.PROCESSING]:
                     states[order_id] = str((await hook.aget_order(order_id)).status)
                 failures = 0
-            except RunaError as error:
+            except Exception as error:
                 failures += 1
                 self.log.warning("Order status could not be read (%d in a row): %s", failures, error)
                 if failures >= TOLERATED_FAILURES:

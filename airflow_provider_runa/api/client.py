@@ -1,0 +1,502 @@
+"""RunaClient and AsyncRunaClient: Runa's endpoints over httpx.
+
+What a request looks like and what an answer means is decided once, by the functions at the top; the two clients hold
+only what waits. Reads are asked again after transport errors, 429 and 5xx. An order is sent again only while its
+outcome is unknown, and only with the same key and the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import random
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import tenacity
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from airflow_provider_runa import __version__
+from airflow_provider_runa.api.errors import RunaApiError, RunaConnectionError, RunaError, error_of
+from airflow_provider_runa.api.models import (
+    Balance,
+    Estimate,
+    EstimateRequest,
+    NewOrder,
+    Order,
+    OrderPage,
+    Product,
+    ProductPage,
+    check_execution_mode,
+)
+from airflow_provider_runa.api.retries import is_outcome_unknown, pause_before_retry
+
+#: How often a request is sent at most.
+ATTEMPTS = 5
+
+#: Rows of a page, the most that Runa gives.
+PAGE_SIZE = 500
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """Return the TLS context of all clients of this process: making one blocks for about 20 ms."""
+    return httpx.create_ssl_context()
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One request, as both clients send it."""
+
+    method: str
+    path: str
+    params: tuple[tuple[str, str], ...] = ()
+    headers: dict[str, str] = field(default_factory=dict)
+    content: bytes | None = field(default=None, repr=False)
+    #: What must not be seen in an error about this request, besides the API key.
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+
+
+def _get(path: str, *params: tuple[str, str | None]) -> _Request:
+    return _Request("GET", path, tuple((name, value) for name, value in params if value is not None))
+
+
+def _post_order(order: NewOrder, idempotency_key: str, execution_mode: str) -> _Request:
+    check_execution_mode(order, execution_mode)
+    headers = {
+        "Content-Type": "application/json",
+        "X-Idempotency-Key": idempotency_key,
+        "X-Execution-Mode": execution_mode,
+    }
+    return _Request("POST", "/order", headers=headers, content=order.body(), secrets=order.recipients())
+
+
+def _post_estimate(request: EstimateRequest) -> _Request:
+    return _Request("POST", "/order/estimate", headers={"Content-Type": "application/json"}, content=request.body())
+
+
+def _list_products(
+    is_orderable: bool | None, countries: Sequence[str], categories: Sequence[str], after: str | None
+) -> _Request:
+    return _get(
+        "/product",
+        ("limit", str(PAGE_SIZE)),
+        ("is_orderable", None if is_orderable is None else str(is_orderable).lower()),
+        *(("countries_redeemable_in", country) for country in countries),
+        *(("categories", category) for category in categories),
+        ("after", after),
+    )
+
+
+def _read(request: _Request, response: httpx.Response, api_key: str) -> Any:
+    """Return what an answer says, as JSON values with ``Decimal`` numbers.
+
+    :raises RunaApiError: if it is an error.
+    :raises RunaConnectionError: if it cannot be read.
+    """
+    try:
+        body = json.loads(response.content, parse_float=Decimal)
+    except ValueError:
+        body = None
+    if response.is_success:
+        if body is None:
+            raise RunaConnectionError(f"{_name(request)}: the answer {response.status_code} has no JSON body")
+        return body
+    if response.is_redirect:
+        raise RunaApiError(response.status_code, message="a redirect, which is not followed; is the base URL right?")
+    raise error_of(response.status_code, body, (api_key, *request.secrets))
+
+
+def _name(request: _Request) -> str:
+    return f"{request.method} {request.path}"
+
+
+def _as(model: type[M], request: _Request, body: Any) -> M:
+    """Read a body as a model."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        where = ", ".join(sorted({".".join(map(str, finding["loc"])) for finding in error.errors()})[:5])
+        raise RunaConnectionError(f"{_name(request)}: the answer is not what was expected (at: {where})") from None
+
+
+def _names(request: _Request, body: Any, field_name: str, inner: str | None = None) -> list[str]:
+    """Read a body that holds a list of names."""
+    try:
+        return [str(row if inner is None else row[inner]) for row in body[field_name]]
+    except (KeyError, TypeError):
+        raise RunaConnectionError(f"{_name(request)}: the answer has no {field_name}") from None
+
+
+def _balances(request: _Request, body: Any) -> list[Balance]:
+    try:
+        return TypeAdapter(list[Balance]).validate_python(body)
+    except ValidationError:
+        raise RunaConnectionError(f"{_name(request)}: the answer is not a list of balances") from None
+
+
+def _next_cursor(request: _Request, page: OrderPage | ProductPage, after: str | None) -> str | None:
+    """Return where the next page begins, ``None`` at the end.
+
+    :raises RunaConnectionError: if the cursor stands still: rows that are not seen must not count as absent.
+    """
+    cursor = page.pagination.cursors.after if page.pagination else None
+    if cursor is not None and cursor == after:
+        raise RunaConnectionError(f"{_name(request)}: the cursor of the next page stands still")
+    return cursor
+
+
+class _Pace:
+    """Keeps to a number of requests in any 60 seconds. Callers wait outside, so that both clients can use it."""
+
+    def __init__(self, per_minute: int, monotonic: Callable[[], float]) -> None:
+        self._per_minute = per_minute
+        self._monotonic = monotonic
+        self._sent: deque[float] = deque()
+        self._lock = threading.Lock()
+
+    def reserve(self) -> float:
+        """Take the next place and return how many seconds to wait for it."""
+        with self._lock:
+            now = self._monotonic()
+            while self._sent and self._sent[0] <= now - 60.0:
+                self._sent.popleft()
+            at = now if len(self._sent) < self._per_minute else max(now, self._sent[-self._per_minute] + 60.0)
+            self._sent.append(at)
+            return at - now
+
+
+class _Base:
+    """What both clients have in common: settings, headers, and when to ask again.
+
+    :param api_key: the API key.
+    :param base_url: base URL, e.g. ``https://playground.runa.io/v2``.
+    :param api_version: dated version of the API; sent always, because Runa would use the account's otherwise.
+    :param timeout: how long one request may take, in seconds.
+    :param orders_per_minute: how many order requests are sent in any 60 seconds.
+    :param monotonic: the clock that paces order requests, in seconds.
+    :param rng: randomness of the pauses between two attempts.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        base_url: str,
+        api_version: str = "2024-02-05",
+        timeout: float = 30.0,
+        orders_per_minute: int = 300,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._api_key = api_key
+        self._pace = _Pace(orders_per_minute, monotonic)
+        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._http_options: dict[str, Any] = {
+            "base_url": base_url.rstrip("/"),
+            "timeout": timeout,
+            "follow_redirects": False,
+            "verify": tls_context() if base_url.startswith("https") else False,
+            "headers": {
+                "X-Api-Key": api_key,
+                "X-Api-Version": api_version,
+                "User-Agent": f"airflow-provider-runa/{__version__} httpx/{httpx.__version__}",
+                "Accept": "application/json",
+            },
+        }
+
+    def _retrying(self, retry: bool) -> dict[str, Any]:
+        """Return tenacity's options: what is known is final, what is unknown is asked again."""
+        return {
+            "retry": tenacity.retry_if_exception(is_outcome_unknown),
+            "wait": self._wait,
+            "stop": tenacity.stop_after_attempt(ATTEMPTS if retry else 1),
+            "reraise": True,
+        }
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return pause_before_retry(state.attempt_number, error, self._rng) if isinstance(error, RunaError) else 0.0
+
+    @staticmethod
+    def _no_answer(request: _Request, error: httpx.HTTPError | httpx.InvalidURL) -> RunaConnectionError:
+        # Not chained: httpx's exceptions hold the request, and with it the API key and the recipients.
+        return RunaConnectionError(f"{_name(request)}: no usable answer ({type(error).__name__})")
+
+
+class RunaClient(_Base):
+    """Runa's endpoints for synchronous code. Safe to share between threads; close it, or use it in a ``with``.
+
+    For the parameters see the source of the base class; further:
+
+    :param transport: instead of the network, for tests.
+    :param sleep: how to wait, in seconds.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        **settings: Any,
+    ) -> None:
+        super().__init__(api_key, **settings)
+        self._http = httpx.Client(transport=transport, **self._http_options)
+        self._sleep = sleep
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _send(self, request: _Request, *, retry: bool = True) -> Any:
+        return tenacity.Retrying(sleep=self._sleep, **self._retrying(retry))(self._once, request)
+
+    def _once(self, request: _Request) -> Any:
+        if request.path == "/order" and request.method == "POST" and (pause := self._pace.reserve()) > 0:
+            self._sleep(pause)
+        failure: RunaConnectionError
+        try:
+            response = self._http.request(
+                request.method, request.path, params=request.params, headers=request.headers, content=request.content
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            failure = self._no_answer(request, error)
+        else:
+            return _read(request, response, self._api_key)
+        raise failure
+
+    def ping(self) -> None:
+        """Check that Runa answers and takes the API key (``GET /ping``)."""
+        self._send(_get("/ping"))
+
+    def create_order(
+        self, order: NewOrder, *, idempotency_key: str, execution_mode: str = "async", retry: bool = True
+    ) -> Order:
+        """Send an order (``POST /order``).
+
+        :param order: the order.
+        :param idempotency_key: for 30 days Runa answers the same to the same key and body; then it pays again.
+        :param execution_mode: ``"async"`` or ``"sync"`` (exactly one item).
+        :param retry: send it again while the outcome is unknown, at most 5 times in all. ``False``: once, for a caller
+            that has its own schedule.
+        :returns: the order: complete in sync mode, otherwise its id and status.
+        :raises InvalidOrderError: if the mode does not fit the order.
+        :raises RunaError: if it was refused, or the outcome is unknown at the end (see ``is_outcome_unknown``).
+        """
+        request = _post_order(order, idempotency_key, execution_mode)
+        return _as(Order, request, self._send(request, retry=retry))
+
+    def get_order(self, order_id: str) -> Order:
+        """Fetch an order (``GET /order/{id}``).
+
+        :param order_id: id of the order.
+        :raises RunaNotFoundError: if the account has no such order.
+        """
+        request = _get(f"/order/{quote(order_id, safe='')}")
+        return _as(Order, request, self._send(request))
+
+    def list_orders(self) -> Iterator[Order]:
+        """Iterate over all orders of the account, page by page (``GET /order``)."""
+        after: str | None = None
+        while True:
+            request = _get("/order", ("limit", str(PAGE_SIZE)), ("after", after))
+            page = _as(OrderPage, request, self._send(request))
+            yield from page.items
+            if not page.items or (after := _next_cursor(request, page, after)) is None:
+                return
+
+    def estimate_order(self, request: EstimateRequest) -> Estimate:
+        """Ask what an order would cost (``POST /order/estimate``).
+
+        :param request: what to estimate.
+        """
+        post = _post_estimate(request)
+        return _as(Estimate, post, self._send(post))
+
+    def get_balance(self, currency: str) -> Balance:
+        """Fetch the balance of one currency (``GET /balance?currency=``).
+
+        :param currency: ISO 4217 code.
+        """
+        request = _get("/balance", ("currency", currency))
+        return _as(Balance, request, self._send(request))
+
+    def get_balances(self) -> list[Balance]:
+        """Fetch all balances above zero (``GET /balance``)."""
+        request = _get("/balance")
+        return _balances(request, self._send(request))
+
+    def list_products(
+        self, *, is_orderable: bool | None = None, countries: Sequence[str] = (), categories: Sequence[str] = ()
+    ) -> Iterator[Product]:
+        """Iterate over the catalogue, page by page (``GET /product``).
+
+        :param is_orderable: ``True`` for only those that can be ordered.
+        :param countries: only those redeemable in one of these countries.
+        :param categories: only those in one of these categories.
+        """
+        after: str | None = None
+        while True:
+            request = _list_products(is_orderable, countries, categories, after)
+            page = _as(ProductPage, request, self._send(request))
+            yield from page.catalog
+            if not page.catalog or (after := _next_cursor(request, page, after)) is None:
+                return
+
+    def get_product(self, code: str) -> Product:
+        """Fetch a product (``GET /product/{code}``).
+
+        :param code: code of the product.
+        """
+        request = _get(f"/product/{quote(code, safe='')}")
+        return _as(Product, request, self._send(request))
+
+    def list_countries(self) -> list[str]:
+        """Fetch the countries that have products (``GET /product/countries``)."""
+        request = _get("/product/countries")
+        return _names(request, self._send(request), "countries")
+
+    def list_categories(self) -> list[str]:
+        """Fetch the codes of all categories (``GET /product/categories``)."""
+        request = _get("/product/categories")
+        return _names(request, self._send(request), "categories", "code")
+
+
+class AsyncRunaClient(_Base):
+    """Runa's endpoints for asynchronous code, with the names of :class:`RunaClient`; use it in an ``async with``.
+
+    :param transport: instead of the network, for tests.
+    :param sleep: how to wait, in seconds.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        **settings: Any,
+    ) -> None:
+        super().__init__(api_key, **settings)
+        self._http = httpx.AsyncClient(transport=transport, **self._http_options)
+        self._sleep = sleep
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _send(self, request: _Request, *, retry: bool = True) -> Any:
+        return await tenacity.AsyncRetrying(sleep=self._sleep, **self._retrying(retry))(self._once, request)
+
+    async def _once(self, request: _Request) -> Any:
+        if request.path == "/order" and request.method == "POST" and (pause := self._pace.reserve()) > 0:
+            await self._sleep(pause)
+        failure: RunaConnectionError
+        try:
+            response = await self._http.request(
+                request.method, request.path, params=request.params, headers=request.headers, content=request.content
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            failure = self._no_answer(request, error)
+        else:
+            return _read(request, response, self._api_key)
+        raise failure
+
+    async def ping(self) -> None:
+        """Do what :meth:`RunaClient.ping` does."""
+        await self._send(_get("/ping"))
+
+    async def create_order(
+        self, order: NewOrder, *, idempotency_key: str, execution_mode: str = "async", retry: bool = True
+    ) -> Order:
+        """Do what :meth:`RunaClient.create_order` does."""
+        request = _post_order(order, idempotency_key, execution_mode)
+        return _as(Order, request, await self._send(request, retry=retry))
+
+    async def get_order(self, order_id: str) -> Order:
+        """Do what :meth:`RunaClient.get_order` does."""
+        request = _get(f"/order/{quote(order_id, safe='')}")
+        return _as(Order, request, await self._send(request))
+
+    async def list_orders(self) -> AsyncIterator[Order]:
+        """Do what :meth:`RunaClient.list_orders` does."""
+        after: str | None = None
+        while True:
+            request = _get("/order", ("limit", str(PAGE_SIZE)), ("after", after))
+            page = _as(OrderPage, request, await self._send(request))
+            for order in page.items:
+                yield order
+            if not page.items or (after := _next_cursor(request, page, after)) is None:
+                return
+
+    async def estimate_order(self, request: EstimateRequest) -> Estimate:
+        """Do what :meth:`RunaClient.estimate_order` does."""
+        post = _post_estimate(request)
+        return _as(Estimate, post, await self._send(post))
+
+    async def get_balance(self, currency: str) -> Balance:
+        """Do what :meth:`RunaClient.get_balance` does."""
+        request = _get("/balance", ("currency", currency))
+        return _as(Balance, request, await self._send(request))
+
+    async def get_balances(self) -> list[Balance]:
+        """Do what :meth:`RunaClient.get_balances` does."""
+        request = _get("/balance")
+        return _balances(request, await self._send(request))
+
+    async def list_products(
+        self, *, is_orderable: bool | None = None, countries: Sequence[str] = (), categories: Sequence[str] = ()
+    ) -> AsyncIterator[Product]:
+        """Do what :meth:`RunaClient.list_products` does."""
+        after: str | None = None
+        while True:
+            request = _list_products(is_orderable, countries, categories, after)
+            page = _as(ProductPage, request, await self._send(request))
+            for product in page.catalog:
+                yield product
+            if not page.catalog or (after := _next_cursor(request, page, after)) is None:
+                return
+
+    async def get_product(self, code: str) -> Product:
+        """Do what :meth:`RunaClient.get_product` does."""
+        request = _get(f"/product/{quote(code, safe='')}")
+        return _as(Product, request, await self._send(request))
+
+    async def list_countries(self) -> list[str]:
+        """Do what :meth:`RunaClient.list_countries` does."""
+        request = _get("/product/countries")
+        return _names(request, await self._send(request), "countries")
+
+    async def list_categories(self) -> list[str]:
+        """Do what :meth:`RunaClient.list_categories` does."""
+        request = _get("/product/categories")
+        return _names(request, await self._send(request), "categories", "code")

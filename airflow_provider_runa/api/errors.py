@@ -1,0 +1,226 @@
+"""What can go wrong with a request to Runa: one tree, decided by HTTP status and ``type``, never by text.
+
+No exception of this tree carries an API key, a recipient or a payout link: Runa's texts may echo what was sent, so they
+pass through :func:`redact` before they are kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+_MAX_TEXT = 300
+_SECRET_LOOKING = re.compile(r"[^\s\"'<>,;]+@[^\s\"'<>,;]+|[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return a text of Runa's without e-mail addresses, links and the given secrets, on one line of sane length.
+
+    :param text: the text.
+    :param secrets: what else must not be seen, e.g. the API key and the recipients of the order.
+    """
+    for secret in sorted((secret for secret in secrets if secret), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    text = " ".join(_SECRET_LOOKING.sub("***", text).split())
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+
+
+class RunaError(Exception):
+    """Something went wrong with Runa."""
+
+
+class InvalidOrderError(RunaError, ValueError):
+    """The order is wrong, and nothing was sent. One line that names the field and the item's index."""
+
+
+class RunaConnectionError(RunaError):
+    """No usable answer came: what Runa did with the request is unknown."""
+
+
+@dataclass(frozen=True)
+class ErrorDetail:
+    """One finding of Runa's validation.
+
+    :param type: kind of the finding.
+    :param message: in words.
+    :param location: path in the body, e.g. ``("items", "0", "face_value")``.
+    """
+
+    type: str
+    message: str
+    location: tuple[str, ...] = ()
+
+
+class RunaApiError(RunaError):
+    """Runa answered with an error.
+
+    :param status: HTTP status.
+    :param type: Runa's type of the error; ``None`` if the body is not one of Runa's.
+    :param message: in words.
+    :param help: what Runa suggests.
+    :param details: findings of the validation.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        type: str | None = None,
+        message: str = "",
+        help: str | None = None,
+        details: tuple[ErrorDetail, ...] = (),
+    ) -> None:
+        self.status = status
+        self.type = type
+        self.message = message
+        self.help = help
+        self.details = details
+        found = "; ".join(f"{'.'.join(detail.location)}: {detail.message}" for detail in details[:5])
+        more = f"; and {len(details) - 5} more" if len(details) > 5 else ""
+        text = f"{status} {type}" if type else str(status)
+        text += f": {message}" if message else ""
+        super().__init__(text + (f" ({found}{more})" if found else ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.__class__, (self.status, self.type, self.message, self.help, self.details)
+
+
+class RunaRateLimitError(RunaApiError):
+    """429: too many requests. Whether an earlier request under the same key placed an order is not told."""
+
+
+class RunaServerError(RunaApiError):
+    """5xx: the outcome is unknown. With a ``type`` it is Runa's own answer, without one a gateway's."""
+
+
+class RunaRequestError(RunaApiError):
+    """4xx: this request paid nobody."""
+
+
+class RunaBadRequestError(RunaRequestError):
+    """400: this request paid nobody."""
+
+
+class RunaIdempotencyInProgressError(RunaBadRequestError):
+    """A request with the same key is still running; its outcome is unknown."""
+
+
+class RunaIdempotencyMismatchError(RunaBadRequestError):
+    """The key was used for another body. This request paid nobody; the other one may have."""
+
+
+class RunaInsufficientFundsError(RunaBadRequestError):
+    """The balance does not cover the order. This request paid nobody; a top-up heals it."""
+
+
+class RunaPaymentMethodUnavailableError(RunaBadRequestError):
+    """The payment method cannot be used now. This request paid nobody; time may heal it."""
+
+
+class RunaProductValidationError(RunaBadRequestError):
+    """A product cannot be ordered, or not like this. This request paid nobody."""
+
+
+class RunaCurrencyMismatchError(RunaBadRequestError):
+    """The payment's currency is not the product's. This request paid nobody."""
+
+
+class RunaInvalidExecutionModeError(RunaBadRequestError):
+    """The execution mode does not fit the order. This request paid nobody."""
+
+
+class RunaInvalidVersionError(RunaBadRequestError):
+    """The API version is unknown. This request paid nobody."""
+
+
+class RunaInsecureProtocolError(RunaBadRequestError):
+    """The request did not come by HTTPS. This request paid nobody."""
+
+
+class RunaPaginationError(RunaBadRequestError):
+    """A cursor or a limit is wrong. Reading only: no money is involved."""
+
+
+class RunaAuthenticationError(RunaRequestError):
+    """401: the API key is wrong or of the other environment. This request paid nobody."""
+
+
+class RunaForbiddenError(RunaRequestError):
+    """403: the account may not do this. This request paid nobody."""
+
+
+class RunaOrderingRestrictedError(RunaForbiddenError):
+    """The account may not order now. This request paid nobody; lifting the restriction heals it."""
+
+
+class RunaNotFoundError(RunaRequestError):
+    """404: there is no such thing in this account. Never a proof that nobody was paid."""
+
+
+class RunaVersionRemovedError(RunaRequestError):
+    """410: the API version is gone. This request paid nobody."""
+
+
+class RunaValidationError(RunaRequestError):
+    """422: the body is wrong; ``details`` says where. This request paid nobody."""
+
+
+_BY_TYPE: dict[str, type[RunaApiError]] = {
+    "idempotency_in_progress": RunaIdempotencyInProgressError,
+    "idempotency_validation_error": RunaIdempotencyMismatchError,
+    "insufficient_funds": RunaInsufficientFundsError,
+    "payment_method_unavailable": RunaPaymentMethodUnavailableError,
+    "product_validation_error": RunaProductValidationError,
+    "currency_mismatch": RunaCurrencyMismatchError,
+    "invalid_execution_mode": RunaInvalidExecutionModeError,
+    "invalid_version": RunaInvalidVersionError,
+    "insecure_protocol": RunaInsecureProtocolError,
+    "pagination_error": RunaPaginationError,
+    "ordering_restricted": RunaOrderingRestrictedError,
+}
+
+_BY_STATUS: dict[int, type[RunaApiError]] = {
+    400: RunaBadRequestError,
+    401: RunaAuthenticationError,
+    403: RunaForbiddenError,
+    404: RunaNotFoundError,
+    410: RunaVersionRemovedError,
+    422: RunaValidationError,
+    429: RunaRateLimitError,
+}
+
+
+def error_of(status: int, body: Any, secrets: Iterable[str] = ()) -> RunaApiError:
+    """Return the error that an answer stands for.
+
+    :param status: HTTP status, anything but 2xx.
+    :param body: the body, parsed; ``None`` if it is empty or not JSON.
+    :param secrets: what the exception must not hold.
+    """
+    secrets = tuple(secrets)
+    fields = body if isinstance(body, dict) else {}
+
+    def text(name: str) -> str | None:
+        value = fields.get(name)
+        return redact(value, secrets) if isinstance(value, str) else None
+
+    kind = text("type")
+    details = tuple(
+        ErrorDetail(
+            redact(str(detail.get("type", "")), secrets),
+            redact(str(detail.get("message", "")), secrets),
+            tuple(redact(str(step), secrets) for step in detail.get("location") or ()),
+        )
+        for detail in fields.get("details") or ()
+        if isinstance(detail, dict)
+    )
+    if status >= 500:
+        chosen: type[RunaApiError] = RunaServerError
+    elif status == 429:
+        chosen = RunaRateLimitError
+    elif kind in _BY_TYPE:
+        chosen = _BY_TYPE[kind]
+    else:
+        chosen = _BY_STATUS.get(status, RunaRequestError if 400 <= status < 500 else RunaApiError)
+    return chosen(status, kind, text("message") or text("error") or "", text("help"), details)

@@ -1,0 +1,612 @@
+"""What is sent to Runa and what it answers (API version 2024-02-05), as pydantic models.
+
+Requests are strict: a field that does not exist, a limit that is passed or an amount that is none is refused before
+anything is sent. Answers are lenient: Runa may add fields and values at any time. Money is ``Decimal`` throughout,
+payout links are ``SecretStr``, and recipients do not show in a ``repr``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from airflow_provider_runa.api.errors import InvalidOrderError
+
+MAX_ITEMS = 200
+MAX_ESTIMATE_ITEMS = 500
+MAX_TEMPLATES = 10
+MAX_DESCRIPTION = 128
+MAX_METADATA_PAIRS = 20
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def _amount(value: Any) -> Any:
+    """Take an amount as people write it; a float by its shortest text, which is what they meant."""
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | float | str):
+        raise ValueError("must be an amount")  # noqa: TRY004 - pydantic collects ValueErrors
+    try:
+        amount = Decimal(str(value).strip())
+    except ArithmeticError:
+        raise ValueError("must be an amount") from None
+    if not amount.is_finite():
+        raise ValueError("must be an amount")
+    if abs(amount) >= 10**12 or amount != amount.quantize(Decimal("0.01")):
+        raise ValueError("must have at most 2 decimals and 12 digits before them")
+    if amount < Decimal("0.01"):
+        raise ValueError("must be at least 0.01")
+    return amount
+
+
+def _email(value: str) -> str:
+    local, at, domain = value.rpartition("@")
+    if not (local and at and "." in domain.strip(".")) or re.search(r"[\s@<>,;:\"\\]", local + domain):
+        raise ValueError("must be an e-mail address")
+    return value
+
+
+FaceValue = Annotated[Decimal, BeforeValidator(_amount)]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+Code = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
+
+
+class EmailDistribution(_Request):
+    """Runa sends the payout link to the recipient by e-mail.
+
+    :param email_address: the recipient's address.
+    :param template_id: redemption template (``DT-…``), the look of the page behind the link.
+    """
+
+    type: Literal["EMAIL"] = "EMAIL"
+    email_address: str = Field(repr=False)
+    template_id: Code | None = None
+
+    _check = field_validator("email_address")(_email)
+
+
+class LinkDistribution(_Request):
+    """The payout link is handed to the account, which sends it itself.
+
+    :param template_id: redemption template (``DT-…``), the look of the page behind the link.
+    """
+
+    type: Literal["PAYOUT_LINK"] = "PAYOUT_LINK"
+    template_id: Code | None = None
+
+
+class RecipientDistribution(_Request):
+    """Runa pays a known recipient (payment products only).
+
+    :param recipient_reference: the account's own name of the recipient: at most 255 of ``A-Za-z0-9-_@.``.
+    :param email_address: the recipient's address.
+    :param template_id: redemption template (``DT-…``), the look of the page behind the link.
+    """
+
+    type: Literal["RECIPIENT"] = "RECIPIENT"
+    recipient_reference: str = Field(repr=False, max_length=255, pattern=r"^[A-Za-z0-9\-_@.]+$")
+    email_address: str = Field(repr=False)
+    template_id: Code | None = None
+
+    _check = field_validator("email_address")(_email)
+
+
+class UsageConfig(_Request):
+    """How a prepaid card may be used.
+
+    :param spend_rules_template_id: template of merchant rules, ``PSR-`` and 26 letters and digits.
+    """
+
+    spend_rules_template_id: str | None = Field(None, pattern=r"^PSR-[0-9A-HJKMNP-TV-Z]{26}$")
+
+
+class SingleProduct(_Request):
+    """One product.
+
+    :param value: its code, e.g. ``AMZ-US``.
+    :param usage_config: for prepaid cards only.
+    """
+
+    type: Literal["SINGLE"] = "SINGLE"
+    value: Code
+    usage_config: UsageConfig | None = None
+
+
+class MultipleProduct(_Request):
+    """Several products, among which the recipient splits the value.
+
+    :param values: two or more codes, each once, all of one currency.
+    """
+
+    type: Literal["MULTIPLE"] = "MULTIPLE"
+    values: tuple[Code, ...] = Field(min_length=2)
+
+    @field_validator("values")
+    @classmethod
+    def _unique(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("must not name a product twice")
+        return values
+
+
+class TemplateProduct(_Request):
+    """A selection of products that was set up in Runa's portal.
+
+    :param template_id: payout selection template, ``PT-…``.
+    """
+
+    type: Literal["TEMPLATE"] = "TEMPLATE"
+    template_id: Code
+
+
+Distribution = Annotated[
+    EmailDistribution | LinkDistribution | RecipientDistribution,
+    Field(discriminator="type"),
+]
+Products = Annotated[SingleProduct | MultipleProduct | TemplateProduct, Field(discriminator="type")]
+
+
+class PaymentMethod(_Request):
+    """The account balance that pays.
+
+    :param currency: ISO 4217 code, three capital letters.
+    """
+
+    type: Literal["ACCOUNT_BALANCE"] = "ACCOUNT_BALANCE"
+    currency: Currency
+
+
+class NewOrderItem(_Request):
+    """One payout.
+
+    :param face_value: what the recipient gets, in the currency of the products: 0.01 or more, at most 2 decimals; a
+        whole number unless the product is SINGLE.
+    :param distribution_method: how the recipient gets it.
+    :param products: what it can be spent on.
+    """
+
+    face_value: FaceValue
+    distribution_method: Distribution
+    products: Products
+
+    @model_validator(mode="after")
+    def _whole(self) -> NewOrderItem:
+        if not isinstance(self.products, SingleProduct) and self.face_value != self.face_value.to_integral_value():
+            raise ValueError("face_value: must be a whole number, because the products are not SINGLE")
+        return self
+
+
+class NewOrder(_Request):
+    """An order to place. Build one from plain values with :meth:`build`.
+
+    :param payment_method: the balance that pays.
+    :param items: the payouts, 1 to 200.
+    :param description: shown in Runa's portal; at most 128 characters.
+    :param metadata: at most 20 pairs of strings; keys of 40, values of 200 characters at most.
+    """
+
+    payment_method: PaymentMethod
+    items: tuple[NewOrderItem, ...] = Field(min_length=1, max_length=MAX_ITEMS)
+    description: str | None = Field(None, max_length=MAX_DESCRIPTION)
+    metadata: (
+        dict[
+            Annotated[str, StringConstraints(max_length=40)],
+            Annotated[str, StringConstraints(max_length=200)],
+        ]
+        | None
+    ) = Field(None, max_length=MAX_METADATA_PAIRS)
+
+    @field_validator("items")
+    @classmethod
+    def _templates(cls, items: tuple[NewOrderItem, ...]) -> tuple[NewOrderItem, ...]:
+        templates = {item.products.template_id for item in items if isinstance(item.products, TemplateProduct)}
+        if len(templates) > MAX_TEMPLATES:
+            raise ValueError(f"at most {MAX_TEMPLATES} selection templates are allowed, these are {len(templates)}")
+        return items
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        currency: str,
+        items: Sequence[Mapping[str, Any] | NewOrderItem],
+        description: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> NewOrder:
+        """Build an order from plain values.
+
+        :param currency: currency of the balance that pays.
+        :param items: the payouts, as mappings of the API's fields or as models.
+        :param description: see the class.
+        :param metadata: see the class.
+        :raises InvalidOrderError: if anything is wrong; one line that names fields and item indexes.
+        """
+        return _build(
+            cls,
+            payment_method={"type": "ACCOUNT_BALANCE", "currency": currency},
+            items=items,
+            description=description,
+            metadata=metadata,
+        )
+
+    @property
+    def total(self) -> Decimal:
+        """The sum of all face values."""
+        return sum((item.face_value for item in self.items), Decimal(0))
+
+    def recipients(self) -> frozenset[str]:
+        """Return every address and reference in the order, for masking."""
+        methods = (item.distribution_method for item in self.items)
+        return frozenset(
+            value
+            for method in methods
+            for name in ("email_address", "recipient_reference")
+            if (value := getattr(method, name, None))
+        )
+
+    def body(self) -> bytes:
+        """Return the order as canonical JSON: the same order gives the same bytes; amounts are numbers."""
+        return _canonical(self)
+
+
+class EstimateItem(_Request):
+    """A payout to estimate.
+
+    :param face_value: see :class:`NewOrderItem`.
+    :param products: one product or several; templates cannot be estimated.
+    """
+
+    face_value: FaceValue
+    products: Annotated[SingleProduct | MultipleProduct, Field(discriminator="type")]
+
+
+class EstimateRequest(_Request):
+    """What to estimate.
+
+    :param payment_method: the balance that would pay.
+    :param items: 1 to 500 payouts.
+    """
+
+    payment_method: PaymentMethod
+    items: tuple[EstimateItem, ...] = Field(min_length=1, max_length=MAX_ESTIMATE_ITEMS)
+
+    @classmethod
+    def build(cls, *, currency: str, items: Sequence[Mapping[str, Any] | EstimateItem]) -> EstimateRequest:
+        """Build a request from plain values.
+
+        :param currency: currency of the balance that would pay.
+        :param items: the payouts, as mappings of the API's fields or as models.
+        :raises InvalidOrderError: if anything is wrong.
+        """
+        return _build(cls, payment_method={"type": "ACCOUNT_BALANCE", "currency": currency}, items=items)
+
+    def body(self) -> bytes:
+        """Return the request as canonical JSON."""
+        return _canonical(self)
+
+
+EXECUTION_MODES = ("async", "sync")
+
+
+def check_execution_mode(order: NewOrder, execution_mode: str) -> None:
+    """Check that an order can be sent in an execution mode.
+
+    :param order: the order.
+    :param execution_mode: ``"async"``, or ``"sync"`` for exactly one item.
+    :raises InvalidOrderError: if it cannot.
+    """
+    if execution_mode not in EXECUTION_MODES:
+        raise InvalidOrderError(f"execution_mode: must be one of {', '.join(EXECUTION_MODES)}")
+    if execution_mode == "sync" and len(order.items) != 1:
+        raise InvalidOrderError(f"execution_mode: sync takes exactly one item, these are {len(order.items)}")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _build(model: type[M], **values: Any) -> M:
+    try:
+        return model(**values)
+    except ValidationError as error:
+        _explain(error)
+
+
+def _explain(error: ValidationError) -> NoReturn:
+    """Turn pydantic's findings into one line, without the values that were given."""
+    lines = []
+    for finding in error.errors(include_input=False, include_url=False, include_context=False):
+        path = ""
+        for step in finding["loc"]:
+            if isinstance(step, int):
+                path += f"[{step}]"
+            elif step not in _UNION_TAGS:
+                path += f".{step}" if path else str(step)
+        message = finding["msg"].removeprefix("Value error, ")
+        inner, colon, rest = message.partition(": ")
+        if colon and inner == "face_value":
+            path, message = f"{path}.{inner}", rest
+        lines.append(f"{path.replace('payment_method.currency', 'currency')}: {message[:1].lower()}{message[1:]}")
+    more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+    raise InvalidOrderError("; ".join(lines[:5]) + more) from None
+
+
+# Where a union is decided by its type, pydantic puts the type into the path.
+_UNION_TAGS = {"EMAIL", "PAYOUT_LINK", "RECIPIENT", "SINGLE", "MULTIPLE", "TEMPLATE"}
+
+
+def _canonical(model: BaseModel) -> bytes:
+    return json.dumps(
+        _plain(model.model_dump(exclude_none=True)), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as the JSON library writes it; an amount as a number.
+
+    The shortest text of a float gives back every amount of up to 15 digits exactly, and none here is longer.
+    """
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
+
+
+class OrderStatus(StrEnum):
+    """Status of an order. Runa may add others; they arrive as plain text."""
+
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+class PlacedDistribution(_Answer):
+    """How a recipient gets a payout, as an answer tells it; of whatever type."""
+
+    type: str
+    email_address: str | None = Field(None, repr=False)
+    recipient_reference: str | None = Field(None, repr=False)
+    template_id: str | None = None
+
+
+class PlacedProducts(_Answer):
+    """What a payout can be spent on, as an answer tells it: SINGLE, MULTIPLE, TEMPLATE, UNKNOWN or a type to come.
+
+    :param value: code of the product (SINGLE).
+    :param values: codes of the products (MULTIPLE, and TEMPLATE once they are known).
+    :param template_id: payout selection template (TEMPLATE).
+    """
+
+    type: str = "UNKNOWN"
+    value: str | None = None
+    values: tuple[str, ...] | None = None
+    template_id: str | None = None
+    usage_config: PlacedUsageConfig | None = None
+
+
+class PlacedUsageConfig(_Answer):
+    """How a prepaid card may be used."""
+
+    spend_rules_template_id: str | None = None
+
+
+class Payout(_Answer):
+    """A payout link. Whoever holds the link can spend it.
+
+    :param status: ACTIVE, CLAIMED, CANCELLED, EXPIRED, or one to come.
+    :param url: the link.
+    :param status_updated_at: when the status changed last.
+    :param expiry_date: when the link expires; ``None`` never.
+    """
+
+    status: str | None = None
+    url: SecretStr | None = None
+    status_updated_at: datetime | None = None
+    expiry_date: datetime | None = None
+
+
+class OrderItem(_Answer):
+    """One payout of an order that is settled."""
+
+    id: str
+    distribution_method: PlacedDistribution
+    products: PlacedProducts
+    face_value: Decimal
+    price: Decimal | None = None
+    currency: str | None = None
+    payout: Payout | None = None
+
+
+class Fee(_Answer):
+    """The fee of a currency conversion."""
+
+    value: Decimal
+    currency: str
+
+
+class ForeignExchange(_Answer):
+    """A currency conversion.
+
+    :param rate: rate between the payout's currency and the payment's.
+    :param rate_symbol: the pair, e.g. ``GBPUSD``.
+    :param fee: what it costs.
+    """
+
+    rate: Decimal
+    rate_symbol: str
+    fee: Fee
+
+
+class TransactionDetail(_Answer):
+    """What was bought in one currency.
+
+    :param value: the total.
+    :param fx: the conversion; ``None`` if it is the payment's currency.
+    """
+
+    value: Decimal
+    fx: ForeignExchange | None = None
+
+
+class PlacedPaymentMethod(_Answer):
+    """The balance that paid."""
+
+    type: str
+    currency: str | None = None
+
+
+class Order(_Answer):
+    """An order, in whichever detail an answer tells it.
+
+    While it is PROCESSING only ``id``, ``status`` and ``message`` are known. Rows of the order list have neither
+    ``items`` nor ``metadata``.
+    """
+
+    id: str
+    status: str
+    message: str | None = None
+    created_at: datetime | None = None
+    completed_at: datetime | None = None
+    description: str | None = None
+    payment_method: PlacedPaymentMethod | None = None
+    currency: str | None = None
+    total_price: Decimal | None = None
+    total_discount: Decimal | None = None
+    items: tuple[OrderItem, ...] | None = None
+    transaction_detail: dict[str, TransactionDetail] | None = None
+    metadata: dict[str, str] | None = None
+
+
+class EstimatedItem(_Answer):
+    """What one payout would cost."""
+
+    products: PlacedProducts
+    face_value: Decimal
+    price: Decimal
+    discount_multiplier: Decimal | None = None
+    currency: str | None = None
+
+
+class Estimate(_Answer):
+    """What an order would cost."""
+
+    payment_method: PlacedPaymentMethod
+    items: tuple[EstimatedItem, ...]
+    currency: str
+    total_price: Decimal
+    total_discount: Decimal
+    transaction_detail: dict[str, TransactionDetail] | None = None
+
+
+class Balance(_Answer):
+    """The balance of one currency."""
+
+    currency: str
+    balance: Decimal
+
+
+class Denominations(_Answer):
+    """Which face values a product has.
+
+    :param type: ``open`` (anything between minimum and maximum) or ``fixed`` (those in the list).
+    """
+
+    type: str | None = None
+    minimum_value: Decimal | None = None
+    maximum_value: Decimal | None = None
+    available_list: tuple[Decimal, ...] | None = None
+
+
+class PayoutType(_Answer):
+    """Details of a product that depend on its payout type."""
+
+    denominations: Denominations | None = None
+    subscription_plans: tuple[SubscriptionPlan, ...] | None = None
+
+
+class SubscriptionPlan(_Answer):
+    """A plan of a subscription; its code is what is ordered."""
+
+    subscription_plan_code: str | None = None
+    name: str | None = None
+    length: int | None = None
+    length_unit: str | None = None
+    price: Decimal | None = None
+
+
+class Product(_Answer):
+    """A product of the catalogue.
+
+    :param payout_type: ``gift_card``, ``subscription``, ``payment`` or one to come; it names the field with details.
+    :param discount_multiplier: 0.10 is a discount of 10 %.
+    """
+
+    code: str
+    name: str
+    currency: str
+    state: str
+    is_orderable: bool
+    payout_type: str
+    categories: tuple[str, ...] = ()
+    countries_redeemable_in: tuple[str, ...] = ()
+    discount_multiplier: Decimal | None = None
+    availability: str | None = None
+    gift_card: PayoutType | None = None
+    subscription: PayoutType | None = None
+    payment: PayoutType | None = None
+
+
+class Cursors(_Answer):
+    """Where the next and the previous page begin."""
+
+    after: str | None = None
+    before: str | None = None
+
+
+class Pagination(_Answer):
+    """What a page says of its neighbours."""
+
+    cursors: Cursors = Cursors.model_construct()
+
+
+class OrderPage(_Answer):
+    """A page of the order list."""
+
+    items: tuple[Order, ...] = ()
+    pagination: Pagination | None = None
+
+
+class ProductPage(_Answer):
+    """A page of the catalogue."""
+
+    catalog: tuple[Product, ...] = ()
+    pagination: Pagination | None = None
