@@ -334,14 +334,18 @@ def _build(model: type[M], **values: Any) -> M:
 def _explain(error: ValidationError) -> NoReturn:
     """Turn pydantic's findings into one line, without the values that were given."""
     lines = []
-    for finding in error.errors(include_input=False, include_url=False, include_context=False):
+    findings = error.errors(include_input=False, include_url=False)
+    for finding in findings:
         path = ""
         for step in finding["loc"]:
             if isinstance(step, int):
                 path += f"[{step}]"
             elif step not in _UNION_TAGS:
                 path += f".{step}" if path else str(step)
-        message = finding["msg"].removeprefix("Value error, ")
+        kind, limits = finding["type"], finding.get("ctx", {})
+        if kind == "too_short" and any(other["loc"][:1] == finding["loc"] != other["loc"] for other in findings):
+            continue  # pydantic counts only the items that are right
+        message = _MESSAGES.get(kind, finding["msg"].removeprefix("Value error, ")).format(**limits)
         inner, colon, rest = message.partition(": ")
         if colon and inner == "face_value":
             path, message = f"{path}.{inner}", rest
@@ -349,6 +353,22 @@ def _explain(error: ValidationError) -> NoReturn:
     more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
     raise InvalidOrderError("; ".join(lines[:5]) + more) from None
 
+
+# Pydantic's findings in the words of someone who writes an order; the rest speaks for itself.
+_MESSAGES = {
+    "extra_forbidden": "there is no such field",
+    "missing": "is missing",
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text",
+    "too_long": "must have at most {max_length} entries, has {actual_length}",
+    "too_short": "must have at least {min_length}, has {actual_length}",
+    "union_tag_invalid": "type must be one of {expected_tags}",
+    "union_tag_not_found": "type is missing",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+}
 
 # Where a union is decided by its type, pydantic puts the type into the path.
 _UNION_TAGS = {"EMAIL", "PAYOUT_LINK", "RECIPIENT", "SINGLE", "MULTIPLE", "TEMPLATE"}

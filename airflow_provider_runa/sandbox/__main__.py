@@ -1,0 +1,91 @@
+"""``python -m airflow_provider_runa.sandbox``: run the sandbox."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+import sys
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine, Fault
+
+
+def _balance(text: str) -> tuple[str, Decimal]:
+    currency, _, amount = text.partition("=")
+    try:
+        return currency, Decimal(amount)
+    except InvalidOperation:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like USD=1000") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_runa.sandbox", description="A local Runa API for development and tests."
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--port", type=int, default=8765, help="port to listen on, 0 for a free one (default 8765)")
+    add("--database", type=Path, metavar="FILE", help="SQLite file to keep the state in (default: memory)")
+    add("--api-key", action="append", metavar="KEY", help=f"key to accept, repeatable (default {DEFAULT_API_KEY})")
+    add("--processing-delay", type=float, default=1.0, metavar="SECONDS", help="orders are PROCESSING for (default 1)")
+    add("--balance", action="append", type=_balance, metavar="USD=1000", help="opening balance, repeatable")
+    add("--orders-per-minute", type=int, default=300, help="order requests before a 429 (default 300)")
+    add("--latency", type=float, default=0.0, metavar="SECONDS", help="every answer takes (default 0)")
+    add("--fail-orders", type=int, default=0, metavar="N", help="the first N orders end FAILED (default 0)")
+    add("--in-progress-status", type=int, choices=(400, 102), default=400, help="for a key in use (default 400)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sandbox until it is stopped.
+
+    :param argv: command line, without the program's name.
+    :returns: exit status.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        import uvicorn
+
+        from airflow_provider_runa.sandbox.app import create_app
+    except ImportError as error:
+        print(f"{error}; install the extra: pip install 'airflow-provider-runa[sandbox]'", file=sys.stderr)
+        return 2
+    if not _is_loopback(options.host):
+        print(f"Warning: {options.host} can be reached from other machines.", file=sys.stderr)
+
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    listener = socket.create_server((options.host, options.port), family=family)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    engine = Engine(
+        api_keys=options.api_key or (DEFAULT_API_KEY,),
+        processing_delay=options.processing_delay,
+        balances=dict(options.balance) if options.balance else None,
+        orders_per_minute=options.orders_per_minute,
+        database=options.database,
+        latency=options.latency,
+        link_base=f"{address}/claim",
+        in_progress_status=options.in_progress_status,
+    )
+    if options.fail_orders:
+        engine.faults.append(Fault("fail_order", count=options.fail_orders))
+
+    # The socket listens already: whoever reads this line can connect.
+    print(f"Runa sandbox on {address}/v2", flush=True)
+    config = uvicorn.Config(create_app(engine), http="h11", access_log=False, log_level="warning", lifespan="off")
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

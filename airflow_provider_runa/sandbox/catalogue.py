@@ -1,0 +1,99 @@
+"""What the sandbox sells: a small catalogue with one product of each kind that behaves differently."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+CATEGORIES = ("entertainment", "fashion", "food-and-drink", "prepaid-card", "supermarkets")
+
+#: Payout selection templates that every playground account has, and their currency.
+TEMPLATES = {
+    "PT-01HQ12PV4B8XMBRTK281JM54KK": "USD",
+    "PT-01HPPT8ME05693EG77RCGKMX7N": "GBP",
+    "PT-01HQ130AHCKRRB45Z5XV2Y8W9K": "EUR",
+    "PT-01HQ12SMX2964BVXG2N69K8HF3": "CAD",
+}
+
+#: Units of a currency for one US dollar, for orders that are paid in another currency.
+RATES = {"USD": Decimal("1"), "GBP": Decimal("0.8"), "EUR": Decimal("0.9"), "CAD": Decimal("1.4")}
+
+_COUNTRIES = {"USD": "US", "GBP": "GB", "EUR": "DE", "CAD": "CA"}
+
+
+def _product(
+    code: str,
+    name: str,
+    currency: str,
+    kind: str = "gift_card",
+    *,
+    categories: tuple[str, ...] = ("fashion",),
+    fixed: tuple[str, ...] | None = None,
+    minimum: str = "1.00",
+    maximum: str = "500.00",
+    orderable: bool = True,
+    state: str = "LIVE",
+    discount: str = "0.00",
+) -> dict[str, Any]:
+    denominations: dict[str, Any] = {"minimum_value": minimum, "maximum_value": maximum}
+    details: dict[str, Any] = {"denominations": denominations}
+    if kind == "payment":
+        details["assets"] = {"icon_image_url": f"https://assets.example.com/{code}.png", "primary_color": "#112233"}
+    elif kind == "gift_card":
+        denominations |= {"type": "fixed" if fixed else "open", "available_list": list(fixed) if fixed else None}
+        details["expiry"] = {"date_policy": None, "in_months": 24, "type": "from-issue-date"}
+    else:
+        details = {
+            "subscription_plans": [
+                {
+                    "length_unit": "MONTHS",
+                    "length": 3,
+                    "name": "3 months",
+                    "price": "30.00",
+                    "subscription_plan_code": f"{code}-3M",
+                }
+            ]
+        }
+    return {
+        "code": code,
+        "name": name,
+        "currency": currency,
+        "state": state,
+        "is_orderable": orderable,
+        "payout_type": kind,
+        "categories": list(categories),
+        "countries_redeemable_in": [_COUNTRIES[currency]],
+        "customer_service": {"phone_number": None, "website_url": None},
+        "discount_multiplier": discount,
+        "availability": "realtime",
+        kind: details,
+    }
+
+
+PRODUCTS: dict[str, dict[str, Any]] = {
+    product["code"]: product
+    for product in (
+        _product("AMZ-US", "Riverside Books", "USD", categories=("entertainment",)),
+        _product("AIRBNB-US", "Sofa Travel", "USD", categories=("entertainment",)),
+        _product("CAFE-US", "Corner Cafe", "USD", categories=("food-and-drink",), fixed=("5.00", "10.00", "25.00")),
+        _product("SHOE-US", "Shoe Box", "USD", discount="0.10"),
+        _product("VISA-US", "Prepaid card", "USD", "payment", categories=("prepaid-card",)),
+        _product("TUNES-US", "Tunes", "USD", "subscription", categories=("entertainment",)),
+        _product("GONE-US", "Closed Shop", "USD", orderable=False),
+        _product("PAUSED-US", "Paused Shop", "USD", orderable=False, state="TEMPORARILY_DISABLED"),
+        _product("TEA-GB", "Tea House", "GBP", categories=("food-and-drink",)),
+        _product("MART-DE", "Markthalle", "EUR", categories=("supermarkets",)),
+        _product("MAPLE-CA", "Maple Store", "CAD"),
+    )
+}
+
+
+def find(code: str) -> dict[str, Any] | None:
+    """Return the product that a code orders: its own, or that of one of its subscription plans."""
+    if code in PRODUCTS:
+        return PRODUCTS[code]
+    for product in PRODUCTS.values():
+        plans = product.get("subscription", {}).get("subscription_plans", ())
+        if any(plan["subscription_plan_code"] == code for plan in plans):
+            return product
+    return None

@@ -1,0 +1,88 @@
+"""A sandbox in a process of its own, for tests over real sockets."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+API_KEY = "XXsandbox.secret"
+
+
+@dataclass
+class RunningSandbox:
+    """A sandbox that runs, and its controls.
+
+    :param url: base URL of its API, ending in ``/v2``.
+    """
+
+    url: str
+    api_key: str = API_KEY
+
+    @property
+    def connection(self) -> str:
+        """An Airflow connection to it, as JSON."""
+        return f'{{"conn_type": "runa", "password": "{self.api_key}", "host": "{self.url}"}}'
+
+    def _control(self, method: str, name: str, body: Any = None) -> Any:
+        url = f"{self.url.removesuffix('/v2')}/_sandbox/{name}"
+        return httpx.request(method, url, json=body, timeout=10).raise_for_status().json()
+
+    def faults(self, *faults: dict[str, Any]) -> None:
+        """Let something go wrong."""
+        self._control("POST", "faults", list(faults))
+
+    def clear_faults(self) -> None:
+        """Let nothing go wrong any more."""
+        self._control("DELETE", "faults")
+
+    def stats(self) -> dict[str, Any]:
+        """Return counts of orders, payouts and requests."""
+        return self._control("GET", "stats")
+
+    def orders(self) -> list[dict[str, Any]]:
+        """Return the orders, without recipients and links."""
+        return self._control("GET", "orders")
+
+    def balance(self, currency: str, balance: str) -> None:
+        """Set a balance."""
+        self._control("POST", "balance", {"currency": currency, "balance": balance})
+
+    def advance(self, seconds: float) -> None:
+        """Move the sandbox's clock forward."""
+        self._control("POST", "advance", {"seconds": seconds})
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._control("POST", "reset")
+
+
+@contextmanager
+def start_sandbox(*options: str) -> Iterator[RunningSandbox]:
+    """Run a sandbox on a free port of this machine until the block ends.
+
+    :param options: further options of its command line.
+    """
+    command = [sys.executable, "-m", "airflow_provider_runa.sandbox", "--port", "0", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], 30)
+        line = process.stdout.readline() if ready else ""
+        assert line.startswith("Runa sandbox on "), f"the sandbox did not start: {line!r}"
+        yield RunningSandbox(line.split()[-1])
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+        process.stdout.close()
