@@ -49,9 +49,9 @@ class Fault:
     """Something that goes wrong with requests that match, once or more often.
 
     :param kind: ``latency`` (wait ``seconds``), ``status`` (answer ``status`` instead), ``drop_before`` (drop the
-        connection, nothing is stored), ``drop_after`` (the request is served, its answer dropped), ``half_answer`` (half
-        of the answer is sent), ``status_after`` (the order is stored, but ``status`` is answered, and replayed),
-        ``fail_order`` (the order is accepted and will end FAILED).
+        connection, nothing is stored), ``drop_after`` (the request is served, its answer dropped),
+        ``half_answer`` (half of the answer is sent), ``status_after`` (the order is stored, but ``status`` is
+        answered, and replayed), ``fail_order`` (the order is accepted and will end FAILED).
     :param count: how many requests it hits.
     :param skip: how many matching requests it lets pass before.
     :param method: of the requests it hits.
@@ -429,8 +429,8 @@ class Engine:
             for item, (amount, price) in zip(order["items"], priced, strict=True)
         ]
         self._db.execute(
-            "INSERT INTO orders (id, idempotency_key, body, items, currency, price, discount, detail, created, settles, "
-            "fails) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO orders (id, idempotency_key, body, items, currency, price, discount, detail, created, "
+            "settles, fails) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 order_id,
                 key,

@@ -1,0 +1,42 @@
+# Everything a developer needs, on a machine with only Python 3.11 and make. `make help` lists the targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv lint test bench constraints clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+venv: $(STAMP) ## set up the virtual environment
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[sandbox]'
+	touch $@
+
+lint: $(STAMP) ## ruff (lint and format), mypy strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(STAMP) ## all tests
+	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## what importing the operator costs, against the HTTP provider's
+	$(BIN)/python benchmarks/import_time.py
+
+constraints: ## pin what a fresh environment holds: names and versions only
+	rm -rf .build/constraints && $(PYTHON) -m venv .build/constraints
+	.build/constraints/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.build/constraints/bin/python -m pip install --quiet --group dev --editable '.[sandbox]'
+	(echo '# Versions this project was tested with (Python 3.11). Made by `make constraints`.'; \
+	 .build/constraints/bin/python -m pip list --format freeze --exclude-editable \
+	 --exclude pip --exclude setuptools --exclude wheel) > constraints.txt
+	rm -rf .build/constraints
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .build .pytest_cache .mypy_cache .ruff_cache .hypothesis

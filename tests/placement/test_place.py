@@ -1,0 +1,286 @@
+"""What placing must hold, one hostile event at a time: never two orders that pay, and one in the end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from airflow_provider_runa.placement.errors import (
+    AccessRefusedError,
+    OrderFailedError,
+    OrderHeldBackError,
+    OrderRejectedError,
+    OutcomeUnknownError,
+    PaymentChangedError,
+    RecordUnavailableError,
+    WrongAccountError,
+)
+from tests.placement.judge import World
+
+BOTH = pytest.mark.parametrize("record", [True, False], ids=["record", "no record"])
+KEYED = pytest.mark.parametrize("order_key", [None, "spring/42"], ids=["derived", "order_key"])
+
+
+@BOTH
+@KEYED
+def test_an_order_is_placed_once_and_adopted_afterwards(record: bool, order_key: str | None) -> None:
+    world = World(record=record, order_key=order_key)
+    first = world.attempt()
+    world.clock.advance(minutes=5)
+    assert world.attempt().order.id == first.order.id
+    assert world.paying() == [first.order.id]
+
+
+@BOTH
+@KEYED
+@pytest.mark.parametrize("fault", ["drop_before", "drop_after", "half_answer"])
+def test_a_lost_answer_leaves_one_order(record: bool, order_key: str | None, fault: str) -> None:
+    world = World(record=record, order_key=order_key)
+    world.fault(fault)
+    placement = world.attempt()
+    assert world.paying() == [placement.order.id]
+
+
+@BOTH
+def test_an_outage_longer_than_the_budget_fails_and_the_retry_finds_the_order(record: bool) -> None:
+    world = World(record=record)
+    world.fault("drop_after")
+    world.fault("drop_before", count=1000)
+    with pytest.raises(OutcomeUnknownError):
+        world.engine.faults.append(world.engine.faults[0].__class__("drop_before", count=1000, method="GET"))
+        world.attempt()
+    world.engine.faults.clear()
+    world.clock.advance(minutes=5)
+    placement = world.attempt()
+    assert world.paying() == [placement.order.id]
+
+
+@BOTH
+def test_the_budget_spent_the_order_list_settles_it(record: bool) -> None:
+    world = World(record=record)
+    world.fault("status_after", status=500)
+    placement = world.attempt()
+    assert placement.adopted
+    assert world.paying() == [placement.order.id]
+
+
+@BOTH
+def test_a_replayed_500_gives_way_to_the_next_key_only_on_a_later_attempt(record: bool) -> None:
+    world = World(record=record)
+    world.fault("status", status=500, stored=True)
+    with pytest.raises(OutcomeUnknownError):
+        world.attempt()
+    assert world.paying() == []
+    world.clock.advance(minutes=5)
+    placement = world.attempt()
+    assert placement.generation == 1
+    assert world.paying() == [placement.order.id]
+
+
+@BOTH
+@KEYED
+def test_insufficient_funds_heal_with_a_top_up(record: bool, order_key: str | None) -> None:
+    world = World(record=record, order_key=order_key)
+    world.empty_balance()
+    with pytest.raises(OrderHeldBackError):
+        world.attempt()
+    world.clock.advance(minutes=5)
+    with pytest.raises(OrderHeldBackError):
+        world.attempt()
+    world.top_up()
+    world.clock.advance(minutes=5)
+    placement = world.attempt()
+    assert world.paying() == [placement.order.id]
+
+
+@BOTH
+def test_an_order_that_failed_is_placed_again(record: bool) -> None:
+    world = World(record=record)
+    world.fault("fail_order")
+    world.attempt()
+    world.clock.advance(minutes=5)
+    placement = world.attempt()
+    assert placement.generation == 1
+    assert world.paying() == [placement.order.id]
+
+
+def test_an_order_of_another_run_that_failed_long_ago_is_placed_again_at_once() -> None:
+    world = World(order_key="spring/42")
+    world.fault("fail_order")
+    world.attempt()
+    world.clock.advance(days=2)
+    world.records.values = None
+    assert world.attempt(number=1).generation == 1
+
+
+def test_a_fresh_order_that_fails_at_once_ends_the_attempt() -> None:
+    world = World(processing_delay=0.0)
+    world.fault("fail_order")
+    with pytest.raises(OrderFailedError):
+        world.attempt()
+
+
+@BOTH
+@pytest.mark.parametrize("days", [20, 29.5, 31, 400])
+def test_weeks_pass_after_a_lost_answer(record: bool, days: float) -> None:
+    world = World(record=record)
+    world.fault("drop_after")
+    world.fault("drop_before", count=1000)
+    world.engine.faults.append(type(world.engine.faults[0])("drop_before", count=1000, method="GET"))
+    with pytest.raises(OutcomeUnknownError):
+        world.attempt()
+    world.engine.faults.clear()
+    world.clock.advance(days=days)
+    placement = world.attempt()
+    assert world.paying() == [placement.order.id]
+
+
+@pytest.mark.parametrize("days", [20, 31, 100])
+def test_weeks_pass_and_the_record_is_lost_twice(days: float) -> None:
+    """A record begun anew must not believe that nothing was sent before it."""
+    world = World()
+    world.attempt()
+    world.records.values = None
+    world.clock.advance(days=5)
+    world.fault("drop_before", count=1000, method="GET", path="/order*")
+    with pytest.raises(Exception, match="O-|unknown|Unknown"):
+        world.attempt()
+    world.engine.faults.clear()
+    world.clock.advance(days=days)
+    world.attempt()
+    assert len(world.paying()) == 1
+
+
+def test_another_run_pays_again_after_a_month_only_without_look_back() -> None:
+    world = World(order_key="spring/42")
+    world.look_back = timedelta(days=90)
+    first = world.attempt()
+    world.clock.advance(days=60)
+    world.records.values = None
+    assert world.attempt(number=1).order.id == first.order.id
+
+
+@BOTH
+def test_a_changed_payment_is_refused_by_field_and_item(record: bool) -> None:
+    world = World(record=record)
+    world.attempt()
+    world.amount = 20
+    world.clock.advance(minutes=5)
+    with pytest.raises(PaymentChangedError, match=r"items\[0\]: differs in face_value") as caught:
+        world.attempt()
+    assert "ada@example.com" not in str(caught.value)
+    assert len(world.paying()) == 1
+
+
+@BOTH
+def test_a_changed_description_adopts(record: bool, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(record=record)
+    first = world.attempt()
+    world.description = "Reward, second try"
+    world.clock.advance(minutes=5)
+    assert world.attempt().order.id == first.order.id
+    assert "differ from this task's" in caplog.text
+
+
+def test_a_key_used_for_a_refused_body_gives_way_to_the_next() -> None:
+    world = World(record=False)
+    world.product = "GONE-US"
+    with pytest.raises(OrderRejectedError):
+        world.attempt()
+    world.product = "AMZ-US"
+    world.clock.advance(minutes=5)
+    placement = world.attempt()
+    assert placement.generation == 1
+    assert len(world.paying()) == 1
+
+
+def test_a_refusal_at_the_door_does_not_hide_an_order_whose_answer_was_lost() -> None:
+    """A 403 on a retry says nothing about the order that the first request placed."""
+    world = World()
+    world.fault("drop_after")
+    world.fault("status", status=403, skip=1)
+    with pytest.raises(OrderRejectedError):
+        world.attempt()
+    world.clock.advance(minutes=5)
+    world.fault("status", status=403, count=1)
+    placement = world.attempt()
+    assert world.paying() == [placement.order.id]
+
+
+def test_a_wrong_key_keeps_the_generation() -> None:
+    world = World()
+    world.fault("status", status=401)
+    with pytest.raises(AccessRefusedError):
+        world.attempt()
+    assert world.attempt().generation == 0
+
+
+def test_an_order_unknown_to_the_account_is_no_proof() -> None:
+    world = World()
+    world.attempt()
+    world.engine.reset()
+    with pytest.raises(WrongAccountError):
+        world.attempt()
+    assert world.paying() == []
+
+
+def test_nothing_is_sent_without_the_record() -> None:
+    world = World()
+    world.records.fail_save = lambda number: number == 1
+    with pytest.raises(RecordUnavailableError):
+        world.attempt()
+    assert world.engine.requests["POST /order"] == 0
+    world.records.fail_load = True
+    with pytest.raises(RecordUnavailableError):
+        world.attempt()
+    assert world.engine.requests["POST /order"] == 0
+
+
+def test_the_record_is_written_before_the_request() -> None:
+    world = World()
+    seen = []
+    handle = world.engine.handle
+
+    def watch(*args: object, **kwargs: object) -> object:
+        seen.append((args[:2], world.records.values))
+        return handle(*args, **kwargs)  # type: ignore[arg-type]
+
+    world.engine.handle = watch  # type: ignore[method-assign,assignment]
+    world.attempt()
+    posts = [values for request, values in seen if request == ("POST", "/order")]
+    assert posts
+    assert all(values["outcome"] == "sent" for values in posts)
+
+
+def test_a_record_that_cannot_be_written_afterwards_does_not_fail_the_order() -> None:
+    world = World()
+    world.records.fail_save = lambda number: number == 2
+    first = world.attempt()
+    world.records.fail_save = lambda number: False
+    assert world.attempt().order.id == first.order.id
+
+
+def test_the_record_tells_no_secret() -> None:
+    world = World()
+    world.attempt()
+    assert "ada" not in str(world.records.values)
+
+
+def test_orders_that_hide_are_waited_for() -> None:
+    world = World(processing_delay=60.0)
+    world.fault("status_after", status=500)
+    placement = world.attempt()
+    assert placement.adopted
+    assert world.paying() == [placement.order.id]
+
+
+def test_placement_loads_neither_airflow_nor_http() -> None:
+    program = (
+        "import sys; import airflow_provider_runa.placement.place; "
+        "print([m for m in ('airflow', 'httpx', 'requests', 'aiohttp') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
