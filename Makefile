@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test bench constraints clean
+.PHONY: help venv lint test test-unit test-e2e demo demo-ui bench constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,18 @@ lint: $(STAMP) ## ruff (lint and format), mypy strict
 
 test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest
+
+test-unit: $(STAMP) ## all but the tests on a real Airflow
+	$(BIN)/python -m pytest -m 'not e2e' -n 2
+
+test-e2e: $(STAMP) ## the tests on a real Airflow
+	$(BIN)/python -m pytest -m e2e
+
+demo: $(STAMP) ## run an example DAG on a real Airflow against the sandbox, and show the orders
+	$(BIN)/python -m scripts.demo
+
+demo-ui: $(STAMP) ## the same, and leave Airflow and the sandbox running
+	$(BIN)/python -m scripts.demo --stay
 
 bench: $(STAMP) ## what importing the operator costs, against the HTTP provider's
 	$(BIN)/python benchmarks/import_time.py
