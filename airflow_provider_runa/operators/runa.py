@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,7 +168,10 @@ class RunaCreateOrderOperator(BaseOperator):
         # Airflow's own place to look at rendered fields, for mapped tasks too. They are stored in clear unless what
         # must not be seen has been registered before.
         super()._do_render_template_fields(parent, *args, **kwargs)
-        if recipients := sorted(set(_recipients(getattr(parent, "items", None)))):
+        items = getattr(parent, "items", None)
+        with contextlib.suppress(TypeError, ValueError):
+            items = json.loads(items)  # type: ignore[arg-type]
+        if recipients := sorted(set(_recipients(items))):
             mask_secret([*recipients])
 
     # -- placing ----------------------------------------------------------------------------------------------------
@@ -278,7 +282,7 @@ class RunaCreateOrderOperator(BaseOperator):
             now = self.clock.now()
             if now >= deadline:
                 raise StillProcessingError(order_id=order.id, seconds=f"{self.timeout:.0f}")
-            if self.deferrable and now - began >= timedelta(seconds=min(INLINE_SECONDS, self.timeout)):
+            if self.deferrable and now - began >= timedelta(seconds=INLINE_SECONDS):
                 self.log.info("Order %s is %s: waiting in the triggerer.", order.id, order.status)
                 self.defer(
                     trigger=RunaOrderTrigger(

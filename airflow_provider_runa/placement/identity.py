@@ -69,7 +69,9 @@ class OrderIdentity:
         :raises InvalidOrderError: if the key is not text, or is what a template leaves behind for a missing value.
         """
         if not isinstance(order_key, str):
-            raise InvalidOrderError(f"order_key: must be text, not {type(order_key).__name__}")
+            raise InvalidOrderError(
+                f"order_key: must be text, not {type(order_key).__name__}; give it a prefix, as in 'customer-42'"
+            )
         key = order_key.strip()
         if key.lower() in _MISSING_VALUES:
             raise InvalidOrderError(

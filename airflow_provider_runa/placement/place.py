@@ -231,7 +231,9 @@ class _Placing:
         if self.started - self._not_before() > KEY_LIFETIME:
             # Runa may have forgotten the key, and would place a second order under it.
             lost = generation if record is not None else -1
-            return await self._search(lost, "it may be older than Runa's memory of keys", self.policy.in_flight)
+            # A first attempt skips no generation that a request under way could be using, so it need not wait for one.
+            quiet = 0.0 if record is None and self.attempt.number == 1 else self.policy.in_flight
+            return await self._search(lost, "it may be older than Runa's memory of keys", quiet)
         if record is not None and record.server_errors >= 2:
             return await self._search(generation, "Runa keeps answering with an error", self.policy.settling)
         return generation

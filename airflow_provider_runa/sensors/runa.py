@@ -72,6 +72,7 @@ class RunaOrderSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Wait in the chosen mode."""
+        self._order_ids()  # wrong input fails here: in ``poke``, ``soft_fail`` would make it a skip
         try:
             if not self.deferrable:
                 return super().execute(context)
@@ -115,10 +116,11 @@ class RunaOrderSensor(BaseSensorOperator):
             raise AirflowFailException(str(error)) from None
 
     def _order_ids(self) -> list[str]:
-        ids = [self.order_id] if isinstance(self.order_id, str) else list(self.order_id)
+        given = self.order_id
+        ids = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
         if not ids or not all(isinstance(order_id, str) and order_id.strip() for order_id in ids):
             raise AirflowFailException(
-                f"order_id: must be an order id or a list of them, not {self.order_id!r}; did the task before push it?"
+                f"order_id: must be an order id or a list of them, not {given!r}; did the task before push it?"
             )
         return ids
 

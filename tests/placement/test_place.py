@@ -164,6 +164,14 @@ def test_another_run_pays_again_after_a_month_only_without_look_back() -> None:
     assert world.attempt(number=1).order.id == first.order.id
 
 
+def test_a_first_attempt_with_a_long_look_back_does_not_wait() -> None:
+    world = World(order_key="spring/42")
+    world.look_back = timedelta(days=90)
+    began = world.clock.now()
+    world.attempt()
+    assert world.clock.now() - began < timedelta(seconds=1)
+
+
 @BOTH
 def test_a_changed_payment_is_refused_by_field_and_item(record: bool) -> None:
     world = World(record=record)

@@ -1,0 +1,121 @@
+"""RunaHook over real sockets: every method and its twin, the connection test, the connection form."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+import inspect
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from airflow.sdk._shared.secrets_masker import redact
+
+from airflow_provider_runa.api.models import EstimateRequest, NewOrder
+from airflow_provider_runa.get_provider_info import get_provider_info
+from airflow_provider_runa.hooks.runa import RunaHook
+from tests.support.sandbox import API_KEY, RunningSandbox
+
+ITEM = {
+    "face_value": 10,
+    "distribution_method": {"type": "EMAIL", "email_address": "ada@example.com"},
+    "products": {"type": "SINGLE", "value": "AMZ-US"},
+}
+ESTIMATED = {name: ITEM[name] for name in ("face_value", "products")}
+ORDER = NewOrder.build(currency="USD", items=[ITEM])
+
+
+async def _all(rows: Any) -> Any:
+    return [row async for row in rows] if hasattr(rows, "__aiter__") else await rows
+
+
+def ask(twin: str, method: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a method, or its asynchronous twin; lists for iterators."""
+    hook = RunaHook()
+    if twin == "sync":
+        try:
+            answer = getattr(hook, method)(*args, **kwargs)
+            return list(answer) if inspect.isgenerator(answer) else answer
+        finally:
+            hook.close()
+
+    async def twin_of() -> Any:
+        try:
+            return await _all(getattr(hook, f"a{method}")(*args, **kwargs))
+        finally:
+            await hook.aclose()
+
+    return asyncio.run(twin_of())
+
+
+@pytest.mark.parametrize("twin", ["sync", "async"])
+def test_every_endpoint_has_a_method_and_a_twin(runa: RunningSandbox, twin: str) -> None:
+    assert ask(twin, "ping") is None
+    placed = ask(twin, "create_order", ORDER, idempotency_key="one")
+    assert ask(twin, "create_order", ORDER, idempotency_key="one").id == placed.id
+    assert ask(twin, "create_order", ORDER, idempotency_key="two", execution_mode="sync").status == "COMPLETED"
+    assert ask(twin, "get_order", placed.id).id == placed.id
+    assert placed.id in [order.id for order in ask(twin, "list_orders")]
+    assert ask(twin, "estimate_order", EstimateRequest.build(currency="USD", items=[ESTIMATED])).total_price > 0
+    assert ask(twin, "get_balance", "USD").currency == "USD"
+    assert "USD" in [balance.currency for balance in ask(twin, "get_balances")]
+    codes = [product.code for product in ask(twin, "list_products", is_orderable=True)]
+    assert ask(twin, "get_product", codes[0]).code == codes[0]
+    assert "US" in ask(twin, "list_countries")
+    assert ask(twin, "list_categories")
+
+
+def test_every_twin_takes_the_same_arguments() -> None:
+    for name, method in inspect.getmembers(RunaHook, inspect.isfunction):
+        twin = getattr(RunaHook, f"a{name}", None)
+        if twin is not None and not name.startswith("_"):
+            ours, theirs = inspect.signature(method), inspect.signature(twin)
+            assert list(ours.parameters.values()) == list(theirs.parameters.values()), name
+
+
+def test_a_connection_that_works_says_so(runa: RunningSandbox) -> None:
+    assert RunaHook().test_connection() == (
+        True,
+        f"Runa answered at {runa.url} ({runa.url}); the API key works.",
+    )
+    assert runa.stats()["requests"] == {"GET /ping": 1}
+
+
+@pytest.mark.parametrize(
+    ("connection", "message"),
+    [
+        ({"password": "XXwrong.secret-5542"}, "Runa refused the API key at http"),
+        ({"host": "http://127.0.0.1:9/v2"}, "Runa could not be reached at http://127.0.0.1:9/v2"),
+        ({"password": ""}, "has no API key"),
+    ],
+)
+def test_a_connection_that_does_not_work_says_why(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, connection: dict[str, str], message: str
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    values = json.loads(runa.connection) | connection
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", json.dumps(values))
+    works, said = RunaHook().test_connection()
+    assert not works
+    assert message in said
+    assert "secret" not in said.replace("API key", "")
+
+
+def test_the_key_is_masked_once_the_connection_was_read(runa: RunningSandbox) -> None:
+    RunaHook().get_settings()
+    assert API_KEY not in str(redact(f"key {API_KEY}"))
+
+
+def test_the_metadata_is_what_airflow_accepts() -> None:
+    schema = importlib.resources.files("airflow") / "provider_info.schema.json"
+    jsonschema.validate(get_provider_info(), json.loads(schema.read_text()))
+
+
+def test_the_form_of_older_airflow_says_the_same() -> None:
+    behaviour = RunaHook.get_ui_field_behaviour()
+    assert behaviour["relabeling"] == {"password": "API key", "host": "Base URL"}
+    assert set(behaviour) == {"hidden_fields", "relabeling", "placeholders"}
+    pytest.importorskip("flask_appbuilder", reason="only Airflow before 3.2 draws the form with it")
+    fields = get_provider_info()["connection-types"][0]["conn-fields"]
+    assert set(RunaHook.get_connection_form_widgets()) == set(fields)

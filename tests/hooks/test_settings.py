@@ -1,0 +1,100 @@
+"""What a connection may say, and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import Connection
+
+from airflow_provider_runa.hooks.runa import PLAYGROUND, PRODUCTION, RunaConnectionSettingsError, RunaSettings
+
+PRODUCTION_KEY, PLAYGROUND_KEY = "wgpublic.secret-5542", "XXpublic.secret-5542"
+
+
+def settings(password: str | None = PLAYGROUND_KEY, host: str | None = None, **values: Any) -> RunaSettings:
+    extra = values.pop("extra", None)
+    connection = Connection(
+        conn_id="money",
+        conn_type="runa",
+        password=password,
+        host=host,
+        extra=json.dumps(extra) if isinstance(extra, dict) else extra,
+        **values,
+    )
+    return RunaSettings.from_connection(connection)
+
+
+@pytest.mark.parametrize(
+    ("key", "environment", "base_url"),
+    [
+        (PRODUCTION_KEY, "production", PRODUCTION),
+        (PLAYGROUND_KEY, "playground", PLAYGROUND),
+        ("xxpublic.secret", "playground", PLAYGROUND),
+    ],
+)
+def test_the_key_tells_the_environment(key: str, environment: str, base_url: str) -> None:
+    found = settings(key)
+    assert (found.environment, found.base_url) == (environment, base_url)
+
+
+@pytest.mark.parametrize(
+    ("host", "base_url"),
+    [
+        ("playground.runa.io", PLAYGROUND),
+        ("https://playground.runa.io/v2/", PLAYGROUND),
+        ("https://PLAYGROUND.runa.io", PLAYGROUND),
+        ("http://127.0.0.1:8765/v2", "http://127.0.0.1:8765/v2"),
+        ("http://localhost:8765", "http://localhost:8765/v2"),
+        ("https://proxy.example.com/runa", "https://proxy.example.com/runa"),
+    ],
+)
+def test_a_host_is_taken_in_any_spelling(host: str, base_url: str) -> None:
+    assert settings(host=host).base_url == base_url
+
+
+def test_a_connection_uri_is_read_as_its_json_is() -> None:
+    from_uri = Connection.from_uri("runa://:XXpublic.secret@127.0.0.1:8765/http", conn_id="money")
+    assert RunaSettings.from_connection(from_uri).base_url == "http://127.0.0.1:8765/v2"
+
+
+def test_extras_have_defaults_and_are_read() -> None:
+    default = settings()
+    assert (default.api_version, default.timeout, default.orders_per_minute) == ("2024-02-05", 30.0, 300)
+    given = settings(extra={"api_version": "2025-01-01", "timeout": "5", "orders_per_minute": 60})
+    assert (given.api_version, given.timeout, given.orders_per_minute) == ("2025-01-01", 5.0, 60)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"password": None}, "has no API key"),
+        ({"password": "   "}, "has no API key"),
+        ({"password": "zzpublic.secret-5542"}, "neither with wg"),
+        (
+            {"password": PRODUCTION_KEY, "host": "playground.runa.io"},
+            "is one of production, but the host is playground",
+        ),
+        ({"password": PLAYGROUND_KEY, "host": "https://api.runa.io/v2"}, "is one of playground, but the host is api"),
+        ({"host": "http://api.example.com/v2"}, "plain http is allowed to this machine only"),
+        ({"host": "http://10.0.0.7/v2"}, "plain http is allowed to this machine only"),
+        ({"host": "http://localhost.example.com"}, "plain http is allowed to this machine only"),
+        ({"host": "ftp://playground.runa.io"}, "must be a base URL"),
+        ({"host": "https://user@playground.runa.io"}, "must be a base URL"),
+        ({"extra": "no json"}, "is not a JSON object"),
+        ({"extra": "[1]"}, "is not a JSON object"),
+        ({"extra": {"timeout": -1}}, "timeout must be a positive number"),
+        ({"extra": {"timeout": "soon"}}, "timeout must be a positive number"),
+        ({"extra": {"orders_per_minute": 0}}, "orders_per_minute must be a positive number"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunaConnectionSettingsError, match=message) as caught:
+        settings(**values)
+    assert "'money'" in str(caught.value)
+    assert "secret-5542" not in str(caught.value)
+
+
+def test_settings_do_not_show_the_key() -> None:
+    assert "secret-5542" not in repr(settings())

@@ -1,0 +1,337 @@
+"""RunaCreateOrderOperator against the sandbox over real sockets: what it sends, waits for, reports and hides."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import jinja2
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskDeferred
+from airflow.sdk._shared.secrets_masker import redact
+
+from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
+from airflow_provider_runa.placement.errors import (
+    OrderFailedError,
+    OrderHeldBackError,
+    StatusUnreadableError,
+    StillProcessingError,
+)
+from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
+from tests.support.airflow import SharedClock, TaskStates, task_context
+from tests.support.sandbox import RunningSandbox
+
+ADDRESS = "ada.lovelace-7311@example.com"
+ITEM: dict[str, Any] = {
+    "face_value": 10,
+    "distribution_method": {"type": "EMAIL", "email_address": ADDRESS},
+    "products": {"type": "SINGLE", "value": "AMZ-US"},
+}
+
+
+def operator(runa: RunningSandbox | None = None, **values: Any) -> RunaCreateOrderOperator:
+    task = RunaCreateOrderOperator(**({"task_id": "pay", "items": [ITEM], "currency": "USD"} | values))
+    if runa is not None:
+        task.clock = SharedClock(runa)  # type: ignore[assignment]
+    return task
+
+
+def render(task: RunaCreateOrderOperator, **context: Any) -> RunaCreateOrderOperator:
+    task.render_template_fields(context, jinja2.Environment(autoescape=False))  # type: ignore[arg-type]
+    return task
+
+
+def test_it_returns_the_id_and_pushes_a_summary(runa: RunningSandbox) -> None:
+    context = task_context()
+    order_id = operator(runa).execute(context)
+    (order,) = runa.orders()
+    assert order["id"] == order_id
+    assert context["ti"].xcoms["order"] == {
+        "id": order_id,
+        "status": "PROCESSING",
+        "currency": "USD",
+        "face_value": "10",
+        "items": 1,
+        "total_price": None,
+        "total_discount": None,
+    }
+
+
+def test_waiting_it_ends_with_the_completed_order(runa: RunningSandbox) -> None:
+    context = task_context()
+    operator(runa, wait_for_completion=True).execute(context)
+    summary = context["ti"].xcoms["order"]
+    assert summary["status"] == "COMPLETED"
+    assert summary["total_price"] is not None
+    assert runa.stats()["orders"] == {"COMPLETED": 1}
+
+
+def test_sync_mode_ends_with_the_completed_order(runa: RunningSandbox) -> None:
+    context = task_context()
+    operator(runa, execution_mode="sync").execute(context)
+    assert context["ti"].xcoms["order"]["status"] == "COMPLETED"
+
+
+def test_where_an_order_comes_from_is_in_its_metadata(runa: RunningSandbox) -> None:
+    operator(runa, metadata={"campaign": "spring"}, description="Spring").execute(task_context(map_index=7))
+    (order,) = runa.orders()
+    assert order["metadata"] | {"airflow_identity": ""} == {
+        "campaign": "spring",
+        "airflow_identity": "",
+        "airflow_dag_id": "rewards",
+        "airflow_run_id": "manual__1",
+        "airflow_task_id": "pay",
+        "airflow_map_index": "7",
+    }
+    assert order["description"].startswith("Spring [af-")
+
+
+def test_another_run_with_the_same_order_key_adopts_the_order(runa: RunningSandbox) -> None:
+    first = operator(runa, order_key="spring/42").execute(task_context())
+    again = operator(runa, order_key="spring/42").execute(task_context(task_id="another"))
+    other = operator(runa, order_key="spring/43").execute(task_context())
+    assert (again == first, other == first) == (True, False)
+    assert sum(runa.stats()["orders"].values()) == 2
+
+
+def test_mapped_tasks_place_an_order_each(runa: RunningSandbox) -> None:
+    ids = {operator(runa).execute(task_context(map_index=index)) for index in (0, 1, 0)}
+    assert len(ids) == 2
+    assert sum(runa.stats()["orders"].values()) == 2
+
+
+def test_the_record_never_expires_and_tells_no_recipient(runa: RunningSandbox) -> None:
+    from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+    states = TaskStates()
+    order_id = operator(runa).execute(task_context(states=states))
+    assert states.retentions == {NEVER_EXPIRE}
+    (record,) = states.values.values()
+    assert record["order_id"] == order_id
+    assert "ada" not in json.dumps(states.values)
+
+
+def test_a_later_attempt_takes_up_the_record_and_sends_nothing(runa: RunningSandbox) -> None:
+    states = TaskStates()
+    first = operator(runa).execute(task_context(states=states))
+    again = operator(runa).execute(task_context(states=states, try_number=2))
+    assert again == first
+    assert runa.stats()["requests"]["POST /order"] == 1
+
+
+def test_a_record_that_cannot_be_understood_is_as_good_as_none(
+    runa: RunningSandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = TaskStates()
+    first = operator(runa).execute(task_context(states=states))
+    states.values = {name: {"of": "another kind"} for name in states.values}
+    assert operator(runa).execute(task_context(states=states, try_number=2)) == first
+    assert "is ignored" in caplog.text
+
+
+# -- input ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("items", "native"),
+    [
+        ("{{ rows | tojson }}", False),
+        ("{{ rows }}", True),
+        ([ITEM | {"face_value": "{{ amount }}"}], False),
+        ([ITEM | {"face_value": "{{ amount }}"}], True),
+    ],
+)
+def test_items_come_from_templates(runa: RunningSandbox, items: Any, native: bool) -> None:
+    with DAG("rewards", schedule=None, render_template_as_native_obj=native):
+        task = operator(
+            runa, items=items, currency="{{ money }}", order_key="spring/{{ who }}", max_total="{{ limit }}"
+        )
+    task.render_template_fields({"rows": [ITEM], "amount": 10, "money": "USD", "who": 42, "limit": 10})  # type: ignore[typeddict-unknown-key]
+    task.execute(task_context())
+    assert runa.stats()["payouts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"items": []}, "items: "),
+        ({"items": "[{'face_value': 10}]"}, "not JSON; end the template with '| tojson'"),
+        ({"items": {"face_value": 10}}, "items: must be a list, not dict"),
+        ({"items": None}, "items: must be a list, not NoneType"),
+        ({"items": [ITEM, ITEM | {"face_value": "0"}]}, r"items\[1\].face_value"),
+        ({"items": [ITEM, ITEM | {"facevalue": 1}]}, r"items\[1\].*facevalue"),
+        ({"currency": "dollars"}, "currency"),
+        ({"description": "d" * 110}, "description: has 110 characters, 109 are allowed"),
+        ({"metadata": {f"k{number}": "v" for number in range(16)}}, "metadata: has 16 pairs, 15 are allowed"),
+        ({"metadata": {"airflow_identity": "mine"}}, "reserved"),
+        ({"order_key": "None"}, "order_key: rendered to 'None', which looks like a missing value"),
+        ({"order_key": ""}, "order_key: rendered to ''"),
+        ({"order_key": 42}, "order_key: must be text, not int"),
+        ({"execution_mode": "later"}, "execution_mode"),
+        ({"execution_mode": "sync", "items": [ITEM, ITEM]}, "exactly one item"),
+        ({"max_total": 19.99, "items": [ITEM, ITEM]}, "max_total: the items add up to 20, more than the 19.99 allowed"),
+        ({"max_total": "lots"}, "max_total: must be an amount, not 'lots'"),
+        ({"max_total": "NaN"}, "max_total: must be an amount"),
+        ({"look_back": "a while"}, "look_back: must be a timedelta or a number of days"),
+        ({"look_back": -1}, "look_back: must be"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_before_anything_is_sent(
+    runa: RunningSandbox, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=message) as caught:
+        operator(runa, **values).execute(task_context())
+    assert "\n" not in str(caught.value)
+    assert ADDRESS not in str(caught.value)
+    assert runa.stats()["requests"] == {}
+
+
+@pytest.mark.parametrize("look_back", [timedelta(days=90), 90, "90"])
+def test_look_back_finds_the_order_of_another_run(runa: RunningSandbox, look_back: Any) -> None:
+    task = operator(runa, order_key="spring/42", look_back=look_back)
+    first = task.execute(task_context())
+    runa.advance(60 * 86400)
+    again = operator(runa, order_key="spring/42", look_back=look_back)
+    again.clock.slept = 60 * 86400  # type: ignore[attr-defined]
+    assert again.execute(task_context()) == first
+
+
+# -- refusals and failures ------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_that_a_top_up_heals_can_be_retried(runa: RunningSandbox) -> None:
+    runa.balance("USD", "0")
+    states = TaskStates()
+    with pytest.raises(OrderHeldBackError, match="paid nobody"):
+        operator(runa).execute(task_context(states=states))
+    runa.balance("USD", "1000")
+    operator(runa).execute(task_context(states=states, try_number=2))
+    assert sum(runa.stats()["orders"].values()) == 1
+
+
+def test_a_refusal_for_good_burns_no_retries(runa: RunningSandbox) -> None:
+    gone = ITEM | {"products": {"type": "SINGLE", "value": "GONE-US"}}
+    with pytest.raises(AirflowFailException, match="Mend what Runa names"):
+        operator(runa, items=[gone]).execute(task_context())
+
+
+def test_an_order_that_failed_is_placed_anew_by_the_retry(runa: RunningSandbox) -> None:
+    runa.faults({"kind": "fail_order"})
+    states = TaskStates()
+    with pytest.raises(OrderFailedError, match="Nobody was paid"):
+        operator(runa, wait_for_completion=True).execute(task_context(states=states))
+    operator(runa, wait_for_completion=True).execute(task_context(states=states, try_number=2))
+    assert runa.stats()["orders"] == {"FAILED": 1, "COMPLETED": 1}
+
+
+def test_the_traceback_of_an_error_tells_no_recipient(runa: RunningSandbox) -> None:
+    import traceback
+
+    runa.balance("USD", "0")
+    with pytest.raises(OrderHeldBackError) as caught:
+        operator(runa).execute(task_context())
+    assert ADDRESS not in "".join(traceback.format_exception(caught.value))
+
+
+# -- waiting --------------------------------------------------------------------------------------------------------
+
+
+def test_a_deferrable_task_polls_a_while_and_defers_then(runa: RunningSandbox) -> None:
+    task = operator(runa, wait_for_completion=True, deferrable=True, timeout=600, poll_interval=30)
+    task.clock = SharedClock(None)  # type: ignore[assignment]
+    before = task.clock.now().timestamp()
+    with pytest.raises(TaskDeferred) as caught:
+        task.execute(task_context())
+    deferred = caught.value
+    assert isinstance(deferred.trigger, RunaOrderTrigger)
+    assert (deferred.method_name, deferred.timeout) == ("execute_complete", None)
+    assert 15 <= task.clock.slept < 20  # type: ignore[attr-defined]
+    assert deferred.trigger.poll_interval == 30
+    assert before + 599 < deferred.trigger.deadline < before + 605  # type: ignore[operator]
+
+
+def test_a_deferrable_task_whose_order_is_done_soon_does_not_defer(runa: RunningSandbox) -> None:
+    task = operator(runa, wait_for_completion=True, deferrable=True)
+    task.execute(task_context())
+    assert runa.stats()["orders"] == {"COMPLETED": 1}
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_its_own_timeout_ends_the_wait(runa: RunningSandbox, deferrable: bool) -> None:
+    task = operator(runa, wait_for_completion=True, deferrable=deferrable, timeout=1, poll_interval=60)
+    task.clock = SharedClock(None)  # type: ignore[assignment]
+    with pytest.raises(StillProcessingError, match="still PROCESSING after 1 s"):
+        task.execute(task_context())
+    assert task.clock.slept == pytest.approx(1, abs=0.1)  # type: ignore[attr-defined]
+
+
+def placed(runa: RunningSandbox, **values: Any) -> str:
+    order_id = operator(runa, **values).execute(task_context())
+    runa.advance(10)
+    return order_id
+
+
+def test_after_the_trigger_it_fetches_the_order_again(runa: RunningSandbox) -> None:
+    order_id = placed(runa)
+    context = task_context()
+    event = {"status": SETTLED, "orders": {order_id: "COMPLETED"}}
+    assert operator(runa).execute_complete(context, event) == order_id
+    assert context["ti"].xcoms["order"]["status"] == "COMPLETED"
+
+
+def test_after_the_trigger_a_failed_order_fails_the_task_whatever_the_event_says(runa: RunningSandbox) -> None:
+    runa.faults({"kind": "fail_order"})
+    order_id = placed(runa)
+    with pytest.raises(OrderFailedError):
+        operator(runa).execute_complete(task_context(), {"status": SETTLED, "orders": {order_id: "COMPLETED"}})
+
+
+@pytest.mark.parametrize(("status", "error"), [(TIMED_OUT, StillProcessingError), (UNREADABLE, StatusUnreadableError)])
+def test_after_the_trigger_gave_up_the_retry_takes_up_the_order(
+    runa: RunningSandbox, status: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="takes up the same order"):
+        operator(runa).execute_complete(task_context(), {"status": status, "orders": {"O-1": "PROCESSING"}})
+
+
+@pytest.mark.parametrize("event", [None, {}, "done", {"status": "success"}])
+def test_a_missing_or_unknown_event_fails_loudly(runa: RunningSandbox, event: Any) -> None:
+    with pytest.raises(ValueError, match="missing or unknown"):
+        operator(runa).execute_complete(task_context(), event)
+
+
+def test_on_kill_says_that_the_order_goes_on(
+    runa: RunningSandbox, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def logged() -> str:
+        return caplog.text + capsys.readouterr().out  # the first in Airflow 2, the second in Airflow 3
+
+    task = operator(runa)
+    task.on_kill()
+    assert "goes on" not in logged()
+    order_id = task.execute(task_context())
+    task.on_kill()
+    assert f"order {order_id} goes on: Runa cannot cancel it" in logged()
+
+
+# -- what must not be seen ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("items", "hidden"),
+    [
+        ("{{ rows | tojson }}", ["grace-7311@example.com", "reference-7311"]),
+        ([{"distribution_method": {"email_address": "{{ address }}"}}], ["hedy-7311@example.com"]),
+    ],
+)
+def test_recipients_are_masked_once_rendered(items: Any, hidden: list[str]) -> None:
+    rows = [
+        {"distribution_method": {"email_address": "grace-7311@example.com", "recipient_reference": "reference-7311"}}
+    ]
+    task = operator(items=items)
+    render(task, rows=rows, address="hedy-7311@example.com")
+    shown = str(redact(task.items, "items"))
+    for value in hidden:
+        assert value not in shown
+        assert value not in str(redact(f"log line about {value}"))

@@ -1,0 +1,156 @@
+"""RunaOrderSensor against the sandbox over real sockets, in each of its modes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+
+from airflow_provider_runa.api.errors import RunaError
+from airflow_provider_runa.api.models import NewOrder
+from airflow_provider_runa.hooks.runa import RunaHook
+from airflow_provider_runa.sensors.runa import RunaOrderSensor
+from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
+from tests.support.airflow import task_context
+from tests.support.sandbox import RunningSandbox
+
+MODES = pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable", "resumed"])
+
+
+def place(runa: RunningSandbox, *, done: bool = True) -> str:
+    order = NewOrder.build(
+        currency="USD",
+        items=[
+            {
+                "face_value": 10,
+                "distribution_method": {"type": "PAYOUT_LINK"},
+                "products": {"type": "SINGLE", "value": "AMZ-US"},
+            }
+        ],
+    )
+    hook = RunaHook()
+    order_id = hook.create_order(order, idempotency_key=f"key-{time.monotonic()}").id
+    hook.close()
+    if done:
+        runa.advance(10)
+    return order_id
+
+
+def wait(mode: str, order_id: Any, *, event: str = SETTLED, **values: Any) -> Any:
+    """Run the sensor in a mode; ``resumed`` is the deferrable one after its trigger has fired."""
+    deferrable = mode in ("deferrable", "resumed")
+    sensor = RunaOrderSensor(
+        task_id="wait",
+        order_id=order_id,
+        deferrable=deferrable,
+        **({"mode": "poke" if deferrable else mode, "poke_interval": 0.05} | values),
+    )
+    if mode != "resumed":
+        return sensor.execute(context())
+    ids = [order_id] if isinstance(order_id, str) else order_id
+    events = {"event": {"status": event, "orders": dict.fromkeys(ids, "COMPLETED"), "reason": "no answer"}}
+    return sensor.resume_execution("execute_complete", events, context())
+
+
+def context() -> Any:
+    values = task_context(task_id="wait")
+    values["ti"].get_first_reschedule_date = lambda context: None
+    return values
+
+
+@MODES
+def test_it_ends_with_the_ids_once_all_orders_are_completed(runa: RunningSandbox, mode: str) -> None:
+    ids = [place(runa), place(runa)]
+    assert wait(mode, ids) == ids
+    assert wait(mode, ids[0]) == [ids[0]]
+
+
+@MODES
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_failed_order_fails_the_task_in_every_mode(runa: RunningSandbox, mode: str, soft_fail: bool) -> None:
+    runa.faults({"kind": "fail_order"})
+    ids = [place(runa), place(runa)]
+    with pytest.raises(AirflowFailException, match=f"Nobody was paid by order {ids[0]}"):
+        wait(mode, ids, soft_fail=soft_fail)
+
+
+@MODES
+def test_an_order_unknown_to_the_account_fails_the_task(runa: RunningSandbox, mode: str) -> None:
+    with pytest.raises(AirflowFailException, match="unknown to the account of connection 'runa_default'"):
+        wait(mode, "O-NONE", soft_fail=True)
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
+@pytest.mark.parametrize("order_id", [None, [], "", [""], ["O-1", None], 42])
+def test_wrong_input_fails_the_task_and_is_never_a_skip(runa: RunningSandbox, mode: str, order_id: Any) -> None:
+    with pytest.raises(AirflowFailException, match="order_id: must be an order id or a list of them"):
+        wait(mode, order_id, soft_fail=True)
+
+
+def test_poke_waits_until_it_is_done(runa: RunningSandbox) -> None:
+    order_id = place(runa, done=False)
+    pokes = []
+
+    class Watched(RunaOrderSensor):
+        def poke(self, context: Any) -> Any:
+            pokes.append(runa.advance(1))
+            return super().poke(context)
+
+    sensor = Watched(task_id="wait", order_id=order_id, poke_interval=0.05)
+    assert sensor.execute(context()) == [order_id]
+    assert len(pokes) in (3, 4)
+
+
+def test_reschedule_frees_the_worker(runa: RunningSandbox) -> None:
+    with pytest.raises(AirflowRescheduleException):
+        wait("reschedule", place(runa, done=False))
+
+
+def test_deferrable_defers_with_a_deadline_of_its_own(runa: RunningSandbox) -> None:
+    order_id = place(runa, done=False)
+    with pytest.raises(TaskDeferred) as caught:
+        wait("deferrable", order_id, timeout=600, poke_interval=20)
+    trigger = caught.value.trigger
+    assert isinstance(trigger, RunaOrderTrigger)
+    assert (caught.value.timeout, caught.value.method_name) == (None, "execute_complete")
+    assert (trigger.order_ids, trigger.poll_interval) == ([order_id], 20)
+    assert abs(trigger.deadline - time.time() - 600) < 30  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("mode", ["poke", "resumed"])
+@pytest.mark.parametrize(("soft_fail", "ending"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)])
+def test_soft_fail_covers_running_out_of_time(
+    runa: RunningSandbox, mode: str, soft_fail: bool, ending: type[Exception]
+) -> None:
+    with pytest.raises(ending):
+        wait(mode, place(runa, done=False), event=TIMED_OUT, timeout=0.1, soft_fail=soft_fail)
+
+
+def test_an_order_that_settled_at_the_last_moment_is_seen(runa: RunningSandbox) -> None:
+    order_id = place(runa)
+    assert wait("resumed", order_id, event=TIMED_OUT) == [order_id]
+
+
+def test_orders_that_could_not_be_read_are_a_failure_that_a_retry_heals(runa: RunningSandbox) -> None:
+    with pytest.raises(RunaError, match=r"could not be read: no answer. A retry looks again"):
+        wait("resumed", place(runa, done=False), event=UNREADABLE)
+
+
+def test_an_event_that_runa_contradicts_is_a_failure(runa: RunningSandbox) -> None:
+    with pytest.raises(RunaError, match="Runa says otherwise"):
+        wait("resumed", place(runa, done=False), event=SETTLED)
+
+
+@pytest.mark.parametrize("event", [None, {}, "done", {"status": "success"}])
+def test_a_missing_or_unknown_event_fails_loudly(runa: RunningSandbox, event: Any) -> None:
+    sensor = RunaOrderSensor(task_id="wait", order_id=place(runa))
+    with pytest.raises(ValueError, match="missing or unknown"):
+        sensor.execute_complete(context(), event)

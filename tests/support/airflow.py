@@ -1,0 +1,64 @@
+"""The part of a task's context that the provider uses, for tests without a scheduler."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from tests.support.sandbox import RunningSandbox
+
+
+class TaskStates:
+    """Airflow's task state store, in memory; values are JSON, as there."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.retentions: set[Any] = set()
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        self.values[key] = value
+        self.retentions.add(retention)
+
+
+class TaskInstance:
+    """A task instance: its place in Airflow, and the XComs it pushes."""
+
+    def __init__(self, *, try_number: int = 1, map_index: int = -1, task_id: str = "pay") -> None:
+        self.dag_id, self.run_id, self.task_id, self.map_index = "rewards", "manual__1", task_id, map_index
+        self.try_number = try_number
+        self.xcoms: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+
+class SharedClock:
+    """A clock that moves only when somebody waits, and the sandbox's with it: weeks pass in no time.
+
+    :param sandbox: ``None`` for a clock that leaves the sandbox behind, so that orders stay PROCESSING.
+    """
+
+    def __init__(self, sandbox: RunningSandbox | None) -> None:
+        self.sandbox = sandbox
+        self.slept = 0.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.slept)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        if self.sandbox is not None:
+            self.sandbox.advance(seconds)
+
+
+def task_context(*, states: TaskStates | None = None, **task: Any) -> dict[str, Any]:
+    """Return the context of one attempt."""
+    return {
+        "ti": TaskInstance(**task),
+        "dag_run": SimpleNamespace(run_after=datetime.now(UTC), logical_date=None),
+        "task_state_store": states,
+    }

@@ -1,0 +1,114 @@
+"""RunaOrderTrigger against the sandbox over real sockets: what it asks, what it says, and what it carries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+from airflow.serialization.serialized_objects import BaseSerialization
+
+from airflow_provider_runa.hooks.runa import RunaHook
+from airflow_provider_runa.triggers import runa as module
+from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
+from tests.sensors.test_order import place
+from tests.support.sandbox import RunningSandbox
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MIN_SECONDS_BEFORE_FIRST_POLL", 0.05)
+
+
+def fire(order_ids: list[str], *, poll_interval: float = 0.05, within: float | None = 60.0, **values: Any) -> Any:
+    """Run a trigger to its first event."""
+    deadline = None if within is None else time.time() + within
+    trigger = RunaOrderTrigger(order_ids, poll_interval=poll_interval, deadline=deadline, **values)
+
+    async def first() -> Any:
+        events = trigger.run()
+        try:
+            return (await asyncio.wait_for(anext(events), 20)).payload
+        finally:
+            await events.aclose()
+
+    return asyncio.run(first())
+
+
+def test_it_fires_when_all_orders_are_completed(runa: RunningSandbox) -> None:
+    ids = [place(runa), place(runa)]
+    assert fire(ids) == {"status": SETTLED, "orders": dict.fromkeys(ids, "COMPLETED")}
+
+
+def test_it_waits_for_the_last_one(runa: RunningSandbox) -> None:
+    done, pending = place(runa), place(runa, done=False)
+    event = fire([done, pending], within=0.3)
+    assert event == {"status": TIMED_OUT, "orders": {done: "COMPLETED", pending: "PROCESSING"}}
+
+
+def test_it_fires_at_the_first_failed_order(runa: RunningSandbox) -> None:
+    runa.faults({"kind": "fail_order"})
+    failed, pending = place(runa), place(runa, done=False)
+    assert fire([failed, pending]) == {"status": SETTLED, "orders": {failed: "FAILED", pending: "PROCESSING"}}
+
+
+def test_an_order_that_settled_while_the_triggerer_was_down_is_not_late(runa: RunningSandbox) -> None:
+    order_id = place(runa)
+    assert fire([order_id], within=-3600) == {"status": SETTLED, "orders": {order_id: "COMPLETED"}}
+
+
+def test_it_tolerates_failing_polls(runa: RunningSandbox) -> None:
+    order_id = place(runa)
+    runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": 404, "count": 3})
+    assert fire([order_id])["status"] == SETTLED
+
+
+def test_it_gives_up_after_many_and_says_why(runa: RunningSandbox) -> None:
+    order_id = place(runa)
+    runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": 404, "count": 100})
+    event = fire([order_id])
+    assert (event["status"], event["orders"]) == (UNREADABLE, {order_id: "PROCESSING"})
+    assert "404" in event["reason"]
+
+
+def test_it_only_gets(runa: RunningSandbox) -> None:
+    order_id = place(runa)
+    before = runa.stats()["requests"]
+    fire([order_id])
+    after = runa.stats()["requests"]
+    assert after["POST /order"] == before["POST /order"] == 1
+    assert sum(after.values()) == sum(before.values()) + 1
+
+
+def test_the_first_poll_keeps_its_distance_from_the_deferral() -> None:
+    """A trigger that fires at once can hit a race in Airflow's scheduler."""
+    assert RunaOrderTrigger(["O-1"], deadline=time.time() - 100)._until_deadline(30) == 0.05
+    assert RunaOrderTrigger(["O-1"], deadline=time.time() + 100)._until_deadline(30) == 30
+    assert RunaOrderTrigger(["O-1"])._until_deadline(30) == 30
+
+
+def test_its_arguments_survive_airflows_serialization() -> None:
+    trigger = RunaOrderTrigger(["O-1", "O-2"], "money", 12.5, 1_800_000_000.25)
+    path, arguments = trigger.serialize()
+    assert json.loads(json.dumps(arguments)) == arguments
+    decoded = BaseSerialization.deserialize(json.loads(json.dumps(BaseSerialization.serialize(arguments))))
+    assert decoded == arguments
+    module_name, _, name = path.rpartition(".")
+    assert (module_name, name) == (RunaOrderTrigger.__module__, "RunaOrderTrigger")
+    assert RunaOrderTrigger(**decoded).serialize() == (path, arguments)
+
+
+def test_it_closes_its_connections(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks = []
+    aclose = RunaHook.aclose
+
+    async def watched(self: RunaHook) -> None:
+        hooks.append(self)
+        await aclose(self)
+
+    monkeypatch.setattr(RunaHook, "aclose", watched)
+    fire([place(runa)])
+    assert len(hooks) == 1
+    assert hooks[0]._async_client is None
