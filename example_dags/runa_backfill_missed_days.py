@@ -42,9 +42,9 @@ with DAG(
 ):
 
     @task
-    def entitled(data_interval_start: pendulum.DateTime | None = None) -> list[dict[str, str]]:
+    def entitled(dag_run=None) -> list[dict[str, str]]:
         """Return who qualified on the day of this run."""
-        day = data_interval_start.to_date_string()
+        day = (dag_run.logical_date or dag_run.run_after).date().isoformat()
         return [{"day": day, "customer": customer} for customer in sorted(ADDRESSES)]
 
     RunaCreateOrderOperator.partial(

@@ -11,8 +11,8 @@ from airflow.sdk import DAG
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 
 
-def qualified(week_start: str) -> list[dict]:
-    """Return last week's payouts. This stands for a query; it must give the same rows for the same week."""
+def qualified(monday: str) -> list[dict]:
+    """Return the payouts of the week before. This stands for a query; it must give the same rows for the same day."""
     winners = {"ada": 25, "grace": 10}
     return [
         {
@@ -36,9 +36,9 @@ with DAG(
     RunaCreateOrderOperator(
         task_id="pay_incentives",
         # The macro runs when the task does, on the worker: no address passes through an XCom.
-        items="{{ qualified(data_interval_start | ds) | tojson }}",
+        items="{{ qualified(dag_run.run_after | ds) | tojson }}",
         currency="USD",
-        description="Weekly incentive, week of {{ data_interval_start | ds }}",
+        description="Weekly incentive, week before {{ dag_run.run_after | ds }}",
         max_total=500,
         wait_for_completion=True,
         deferrable=True,

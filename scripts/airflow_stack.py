@@ -193,10 +193,18 @@ class AirflowStack:
             raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text}")
         return answer.json() if answer.content else None
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
-        """Start a run of a DAG, once its file is parsed, and return the run's id."""
+    def unpause(self, dag_id: str) -> None:
+        """Let a DAG run, once its file is parsed."""
         wait_until(lambda: self.api("GET", f"/dags/{dag_id}"), 60, f"DAG {dag_id} is parsed", self._import_errors)
         self.api("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """Return the runs of a DAG."""
+        return list(self.api("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"])
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a run of a DAG, once its file is parsed, and return the run's id."""
+        self.unpause(dag_id)
         run = self.api("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf or {})})
         return str(run["dag_run_id"])
 

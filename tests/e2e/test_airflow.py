@@ -1,0 +1,177 @@
+"""The provider on a real Airflow: examples, killed tasks, lost answers, and what must not be seen anywhere."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import httpx
+import pytest
+
+from airflow_provider_runa import __version__
+from scripts.airflow_stack import AirflowStack, wait_until
+from tests.e2e.conftest import API_KEY, PLANTED_ADDRESS, PLANTED_REFERENCE
+from tests.support.sandbox import RunningSandbox
+
+
+def explain(airflow: AirflowStack, dag_id: str) -> str:
+    return "\n".join(airflow.explain(dag_id, run["dag_run_id"]) for run in airflow.runs(dag_id))
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "orders", "payouts"),
+    [
+        ("runa_create_then_sense", 1, 1),
+        ("runa_recipient_groups", 2, 3),
+    ],
+)
+def test_the_example_dags_succeed(
+    airflow: AirflowStack, sandbox: RunningSandbox, dag_id: str, orders: int, payouts: int
+) -> None:
+    run_id = airflow.trigger(dag_id)
+    assert airflow.wait_for_run(dag_id, run_id) == "success", airflow.explain(dag_id, run_id)
+    stats = sandbox.stats()
+    assert stats["orders"] == {"COMPLETED": orders}
+    assert stats["payouts"] == payouts
+
+
+def test_the_scheduled_example_pays_when_it_is_due(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
+    dag_id = "runa_scheduled_incentive"
+    airflow.unpause(dag_id)
+    (run,) = wait_until(lambda: airflow.runs(dag_id), 60, "the run that is due begins")
+    assert airflow.wait_for_run(dag_id, run["dag_run_id"]) == "success", airflow.explain(dag_id, run["dag_run_id"])
+    stats = sandbox.stats()
+    assert stats["orders"] == {"COMPLETED": 1}
+    assert stats["payouts"] == 2
+
+
+def test_a_backfill_pays_each_missed_day_once_however_often_it_is_run(
+    airflow: AirflowStack, sandbox: RunningSandbox
+) -> None:
+    dag_id = "runa_backfill_missed_days"
+
+    def backfill(behaviour: str) -> None:
+        days = {"from_date": "2026-10-01T00:00:00Z", "to_date": "2026-10-02T00:00:00Z"}
+        before = {run["dag_run_id"]: run["queued_at"] for run in airflow.runs(dag_id)}
+        order = {"dag_id": dag_id, "reprocess_behavior": behaviour, **days}
+
+        def begun() -> bool:
+            try:
+                airflow.api("POST", "/backfills", order)
+            except RuntimeError as error:
+                # Airflow's SQLite while the scheduler writes, and a backfill whose end it has not noted yet.
+                if "Database is locked" in str(error) or "already a running backfill" in str(error):
+                    return False
+                raise
+            return True
+
+        wait_until(begun, 60, "the backfill begins")
+
+        def both_done() -> bool:
+            runs = [run for run in airflow.runs(dag_id) if "2026-10-0" in run["dag_run_id"]]
+            fresh = [run for run in runs if before.get(run["dag_run_id"]) != run["queued_at"]]
+            return len(fresh) == 2 and {run["state"] for run in runs} <= {"success", "failed"}
+
+        wait_until(both_done, 120, "the backfill ends", lambda: explain(airflow, dag_id))
+        for run in airflow.runs(dag_id):
+            assert run["state"] == "success", airflow.explain(dag_id, run["dag_run_id"])
+
+    airflow.unpause(dag_id)  # which starts today's run as well
+    (today,) = wait_until(lambda: airflow.runs(dag_id), 60, "today's run begins")
+    assert airflow.wait_for_run(dag_id, today["dag_run_id"]) == "success", explain(airflow, dag_id)
+    backfill("none")
+    assert sandbox.stats()["orders"] == {"COMPLETED": 6}
+    backfill("completed")
+    stats = sandbox.stats()
+    assert stats["orders"] == {"COMPLETED": 6}
+    assert set(stats["order_posts_by_key"].values()) == {1}
+    assert len({order["metadata"]["airflow_identity"] for order in sandbox.orders()}) == 6
+
+
+@pytest.mark.parametrize("dag_id", ["e2e_killed_before", "e2e_killed_after"])
+def test_a_task_killed_around_the_request_leaves_one_order(
+    airflow: AirflowStack, sandbox: RunningSandbox, dag_id: str
+) -> None:
+    run_id = airflow.trigger(dag_id)
+    assert airflow.wait_for_run(dag_id, run_id) == "success", airflow.explain(dag_id, run_id)
+    (task,) = airflow.task_instances(dag_id, run_id)
+    assert task["try_number"] == 2, "the task was not killed"
+    stats = sandbox.stats()
+    assert stats["orders"] == {"COMPLETED": 1}
+    assert stats["requests"]["POST /order"] == (1 if dag_id == "e2e_killed_before" else 2)
+
+
+def test_an_answer_lost_after_the_order_was_stored_leaves_one_order(
+    airflow: AirflowStack, sandbox: RunningSandbox
+) -> None:
+    sandbox.faults({"kind": "drop_after"})
+    run_id = airflow.trigger("e2e_retry")
+    assert airflow.wait_for_run("e2e_retry", run_id) == "success", airflow.explain("e2e_retry", run_id)
+    stats = sandbox.stats()
+    assert stats["orders"] == {"COMPLETED": 1}
+    assert stats["requests"]["POST /order"] == 2
+
+
+def test_a_cleared_task_adopts_its_order(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
+    run_id = airflow.trigger("e2e_retry")
+    assert airflow.wait_for_run("e2e_retry", run_id) == "success"
+    body = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True}
+    airflow.api("POST", "/dags/e2e_retry/clearTaskInstances", body)
+    assert airflow.wait_for_run("e2e_retry", run_id) == "success", airflow.explain("e2e_retry", run_id)
+    (task,) = airflow.task_instances("e2e_retry", run_id)
+    assert task["try_number"] == 2
+    stats = sandbox.stats()
+    assert stats["orders"] == {"COMPLETED": 1}
+    assert stats["requests"]["POST /order"] == 1
+
+
+def test_a_wrong_total_is_refused_without_retries(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
+    run_id = airflow.trigger("e2e_refused")
+    assert airflow.wait_for_run("e2e_refused", run_id) == "failed"
+    (task,) = airflow.task_instances("e2e_refused", run_id)
+    assert task["try_number"] == 1
+    assert "POST /order" not in sandbox.stats()["requests"]
+    logs = "".join(path.read_text() for path in airflow.log_files() if run_id in str(path))
+    assert "max_total: the items add up to 45, more than the 10 allowed; nothing was sent" in logs
+
+
+def test_no_secret_is_seen_anywhere(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
+    sandbox.faults({"kind": "status", "status": 500})
+    run_id = airflow.trigger("e2e_secrets")
+    assert airflow.wait_for_run("e2e_secrets", run_id) == "success", airflow.explain("e2e_secrets", run_id)
+    refused = airflow.trigger("e2e_refused")
+    assert airflow.wait_for_run("e2e_refused", refused) == "failed"
+
+    (order,) = sandbox.orders()
+    headers = {"X-Api-Key": API_KEY}
+    items = httpx.get(f"{sandbox.url}/order/{order['id']}", headers=headers).json()["items"]
+    links = [item["payout"]["url"] for item in items]
+    assert len(links) == 3
+    planted = [PLANTED_ADDRESS, PLANTED_REFERENCE, API_KEY, API_KEY.partition(".")[2], *links]
+
+    with sqlite3.connect(airflow.database) as database:
+        dump = "\n".join(database.iterdump())
+    assert run_id in dump
+    assert order["id"] in dump
+    logs = {str(path): path.read_text(errors="replace") for path in airflow.log_files()}
+    assert any(order["id"] in text for text in logs.values())
+    for value in planted:
+        assert value not in dump, f"{value} is in Airflow's database"
+        assert not [path for path, text in logs.items() if value in text], f"{value} is in a log"
+
+
+def test_the_provider_is_found(airflow: AirflowStack) -> None:
+    assert "airflow-provider-runa" in airflow.cli("providers", "list")
+    assert __version__ in airflow.cli("providers", "get", "airflow-provider-runa")
+    assert "airflow_provider_runa.hooks.runa.RunaHook" in airflow.cli("providers", "hooks", "--output", "json")
+    assert "Connection success!" in airflow.cli("connections", "test", "runa_default")
+
+
+def test_the_test_button_says_what_it_found(airflow: AirflowStack, shared_sandbox: RunningSandbox) -> None:
+    connection = {"connection_id": "typed_in", "conn_type": "runa", "host": shared_sandbox.url, "password": API_KEY}
+    tested = airflow.api("POST", "/connections/test", connection)
+    assert tested["status"] is True
+    assert tested["message"].startswith(f"Runa answered at {shared_sandbox.url}")
+    refused = airflow.api("POST", "/connections/test", connection | {"password": "XXwrong.secret-8213"})
+    assert refused["status"] is False
+    assert refused["message"].startswith("Runa refused the API key")
+    assert "secret-8213" not in refused["message"]
