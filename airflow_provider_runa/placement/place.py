@@ -11,9 +11,10 @@ answer to ``POST /order``                    proves            then
 102, 400 ``idempotency_in_progress``         nothing           wait, same key
 429, no or a broken answer, 5xx              nothing           wait, same key; when the budget is spent, search
 400 ``idempotency_validation_error``         key was used      search; found: compare the payment, absent: next key
+4xx that an earlier attempt may have got     nothing           search; absent: next key
 401, 404, 410, wrong version or protocol …   nothing           fail; the key is as good as before
 other 4xx to the very first request          nobody was paid   record it, fail; the next attempt uses the next key
-other 4xx to a later request                 nothing           if an earlier attempt may have got it: search, next key
+other 4xx                                    nothing           fail; the next attempt searches
 ===========================================  ================  =======================================================
 
 A later 4xx proves nothing by itself because it may be given before Runa looks at the key: a key that placed an order
@@ -223,23 +224,25 @@ class _Placing:
     async def _take_up(self) -> Placement | int:
         """Begin: with the order of an earlier attempt, with its generation, or with a search."""
         record = self.earlier
-        if record is not None and record.order_id is not None:
-            return await self._take_up_order(record, record.order_id)
-        if record is not None and record.outcome is Outcome.REJECTED:
-            return record.generation + 1
-        generation = record.generation if record is not None else 0
+        generation, last_sent = 0, -1
+        if record is not None:
+            generation = last_sent = record.generation
+            if record.order_id is not None and (placement := await self._take_up_order(record, record.order_id)):
+                return placement
+            if record.outcome is not Outcome.SENT:
+                generation += 1  # the one on record has paid nobody
         if self.started - self._not_before() > KEY_LIFETIME:
-            # Runa may have forgotten the key, and would place a second order under it.
-            lost = generation if record is not None else -1
-            # A first attempt skips no generation that a request under way could be using, so it need not wait for one.
+            # Runa may have forgotten a key, and would place a second order under it. That need not be the key on
+            # record: a record may be older than what was sent last. A first attempt skips no generation that a
+            # request under way could be using, so it does not wait for one.
             quiet = 0.0 if record is None and self.attempt.number == 1 else self.policy.in_flight
-            return await self._search(lost, "it may be older than Runa's memory of keys", quiet)
-        if record is not None and record.server_errors >= 2:
+            return await self._search(last_sent, "it may be older than Runa's memory of keys", quiet)
+        if record is not None and record.outcome is Outcome.SENT and record.server_errors >= 2:
             return await self._search(generation, "Runa keeps answering with an error", self.policy.settling)
         return generation
 
-    async def _take_up_order(self, record: Record, order_id: str) -> Placement | int:
-        """Adopt the order that is on record, unless it FAILED, is unknown here or pays something else."""
+    async def _take_up_order(self, record: Record, order_id: str) -> Placement | None:
+        """Adopt the order that is on record, unless it FAILED (``None``), is unknown here or pays something else."""
         try:
             order = await self.client.get_order(order_id)
         except RunaNotFoundError:
@@ -248,7 +251,7 @@ class _Placing:
             raise StatusUnreadableError(order_id=order_id, answer=error) from None
         if order.status == OrderStatus.FAILED:
             log.warning("Order %s ended FAILED and paid nobody: placing it again as a new order.", order_id)
-            return record.generation + 1
+            return None
         if record.payment != self.payment:
             told = differences(self.order, order) if order.items is not None else []
             raise PaymentChangedError(order_id=order_id, fields="; ".join(told) or "its items or its currency")
@@ -267,10 +270,9 @@ class _Placing:
             self.searched_back_to = self.started - KEY_MEMORY
             return await self._search(generation, f"its key was used for another body: {error}", self.policy.in_flight)
         except RunaApiError as error:
-            if not isinstance(error, ABOUT_THE_ORDER) or isinstance(error, AT_THE_DOOR):
-                raise AccessRefusedError(answer=error, earlier=self._earlier_requests()) from None
             if may_be_replay:
                 return await self._search(generation, f"Runa refused it: {error}", self.policy.in_flight)
+            self._raise_if_at_the_door(error)
             if self.all_accounted and await self._load() == record:  # no second execution of this attempt was faster
                 await self._note(replace(record, outcome=Outcome.REJECTED))
             refused = OrderHeldBackError if isinstance(error, HEALABLE) else OrderRejectedError
@@ -318,14 +320,14 @@ class _Placing:
 
     async def _resolve(self, record: Record, error: RunaError) -> Placement | int:
         """The budget is spent: search, and if Runa itself keeps failing under this key, allow the next one."""
-        own_error = isinstance(error, RunaServerError) and error.type is not None
-        record = replace(record, last_sent=self.clock.now(), server_errors=record.server_errors + own_error)
+        server_error = isinstance(error, RunaServerError)
+        record = replace(record, last_sent=self.clock.now(), server_errors=record.server_errors + server_error)
         await self._note(record)
         sighting = await self._look()
         if sighting.order is not None:
             return await self._adopt_found(sighting.order, sighting.generation)
         persists = record.server_errors >= 2 or (self.earlier is None and self.attempt.number > 1)
-        if own_error and persists:
+        if server_error and persists:
             return await self._search(
                 record.generation,
                 f"Runa keeps answering: {error}",
@@ -372,7 +374,14 @@ class _Placing:
                 pause=self.policy.search_pause,
             )
         except RunaError as error:
+            self._raise_if_at_the_door(error)
             raise OutcomeUnknownError(answer=error, reference=self._any_reference()) from None
+
+    def _raise_if_at_the_door(self, error: RunaError) -> None:
+        """Raise if Runa refused a request before it looked at what it is about."""
+        about_the_order = isinstance(error, ABOUT_THE_ORDER) and not isinstance(error, AT_THE_DOOR)
+        if isinstance(error, RunaApiError) and not is_outcome_unknown(error) and not about_the_order:
+            raise AccessRefusedError(answer=error, earlier=self._earlier_requests()) from None
 
     def _not_before(self) -> datetime:
         """Return the moment before which nobody can have placed this order."""

@@ -33,7 +33,7 @@ class Record:
     :param last_sent: after this moment (UTC) it sent nothing, as far as the record knows.
     :param outcome: what is known of the generation.
     :param order_id: id of the order, once it is known.
-    :param server_errors: attempts that ended in one of Runa's own 5xx answers under this key.
+    :param server_errors: attempts that ended in a 5xx answer under this key.
     """
 
     generation: int

@@ -21,6 +21,9 @@ from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine, Fault
 BASE_URL = "https://playground.runa.io/v2"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
+#: How long the client waits for an answer, in seconds.
+TIMEOUT = 30.0
+
 
 class SimulatedClock:
     """A clock that moves only when somebody waits."""
@@ -75,8 +78,9 @@ class EngineClient:
             answer = engine.handle(
                 request.method, path, request.url.params.multi_items(), request.headers, request.content
             )
-            if answer.delay:
-                clock.advance(seconds=answer.delay)
+            clock.advance(seconds=min(answer.delay, TIMEOUT))
+            if answer.delay > TIMEOUT:
+                raise httpx.ReadTimeout("no answer in time", request=request)
             if answer.drop:
                 raise httpx.RemoteProtocolError("dropped", request=request)
             return httpx.Response(answer.status, content=answer.body)

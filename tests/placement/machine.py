@@ -1,0 +1,518 @@
+"""Placing as a state machine: hostile events in any order, with the sandbox's own state as the judge.
+
+An attempt is stepped from one boundary to the next: before and after each touch of the record, before each request,
+while it is under way, after its answer, and at each pause. It can be killed at any of them, and two can take turns.
+Time is simulated, so weeks pass. A rule is one hostile event; after each of them the invariants are checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import types
+from collections import Counter
+from collections.abc import AsyncIterator, Generator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from airflow_provider_runa.api.errors import RunaConnectionError, RunaError
+from airflow_provider_runa.api.models import NewOrder, Order
+from airflow_provider_runa.placement.errors import PlacementError
+from airflow_provider_runa.placement.identity import OrderIdentity
+from airflow_provider_runa.placement.place import Attempt, Placement, place
+from airflow_provider_runa.placement.record import Record
+from airflow_provider_runa.sandbox.engine import Engine, Fault, OrderRow
+from tests.placement.judge import BASE_URL, START, EngineClient, SimulatedClock
+
+RECIPIENT = "planted-recipient-7311@example.com"
+
+#: How long a request may be under way after its sender is gone, in seconds: less than the policy assumes.
+LONGEST_UNDER_WAY = 110.0
+
+#: What was tried in this process, for the report of ``make soak``.
+TRIED: Counter[str] = Counter()
+
+
+@types.coroutine
+def boundary(name: str) -> Generator[str, None, None]:
+    """Suspend an attempt where it can be killed, or where another can take its turn."""
+    yield name
+
+
+class UnderWay:
+    """A request to place an order, somewhere between the task and Runa."""
+
+    def __init__(self, client: EngineClient, since: datetime, arguments: tuple[NewOrder, str, str]) -> None:
+        self.client = client
+        self.since = since
+        self.arguments = arguments
+
+    async def arrive(self) -> Order:
+        order, key, mode = self.arguments
+        return await self.client.create_order(order, idempotency_key=key, execution_mode=mode)
+
+
+class SteppedClient:
+    """Runa as an attempt sees it."""
+
+    def __init__(self, world: PlacingMachine) -> None:
+        self.world = world
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        world = self.world
+        await boundary("before POST")
+        request = UnderWay(world.client, world.clock.now(), (order, idempotency_key, execution_mode))
+        world.under_way.append(request)
+        await boundary("POST under way")
+        if request not in world.under_way:
+            raise RunaConnectionError("POST /order: no usable answer (ReadTimeout)")  # it has arrived meanwhile
+        if world.timeouts > 0:
+            world.timeouts -= 1
+            world.clock.advance(seconds=30)
+            raise RunaConnectionError("POST /order: no usable answer (ReadTimeout)")  # it may arrive yet
+        world.under_way.remove(request)
+        try:
+            return await request.arrive()
+        finally:
+            await boundary("POST answered")
+
+    async def get_order(self, order_id: str) -> Order:
+        await boundary("before GET")
+        return await self.world.client.get_order(order_id)
+
+    async def list_orders(self) -> AsyncIterator[Order]:
+        await boundary("before the list")
+        async for order in self.world.client.list_orders():
+            yield order
+
+
+class SteppedRecords:
+    """The record of one task: it may be lost, be an older one, or be out of reach."""
+
+    def __init__(self, *, kept: bool) -> None:
+        self.kept = kept
+        self.history: list[dict[str, Any]] = []
+        self.current: dict[str, Any] | None = None
+        self.out_of_reach = 0
+
+    def _reach(self) -> None:
+        if self.out_of_reach > 0:
+            self.out_of_reach -= 1
+            raise ConnectionError("no store")
+
+    async def load(self) -> Record | None:
+        await boundary("before reading the record")
+        self._reach()
+        return None if self.current is None else Record.from_json(self.current)
+
+    async def save(self, record: Record) -> None:
+        await boundary("before writing the record")
+        self._reach()
+        if self.kept:
+            self.current = record.to_json()
+            self.history.append(self.current)
+        await boundary("record written")
+
+
+class SteppedClock(SimulatedClock):
+    async def sleep(self, seconds: float) -> None:
+        await boundary("pause")
+        self.advance(seconds=seconds)
+
+
+class RunningAttempt:
+    """One attempt of a task, stepped by the machine."""
+
+    def __init__(self, number: int, amount: int, coroutine: Any) -> None:
+        self.number = number
+        self.amount = amount
+        self.coroutine = coroutine
+
+    def step(self) -> Placement | PlacementError | None:
+        """Run to the next boundary; return how the attempt ended, ``None`` if it goes on."""
+        try:
+            self.coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        except PlacementError as error:
+            return error
+        return None
+
+    def kill(self) -> None:
+        self.coroutine.close()
+
+
+class _Messages(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+LOG = logging.getLogger("airflow_provider_runa")
+
+#: Refusals that Runa gives about an order (stored under its key, or given before Runa looks at the key) or at the door.
+REFUSALS = [
+    (400, "product_validation_error"),
+    (400, "insufficient_funds"),
+    (403, "ordering_restricted"),
+    (403, "forbidden"),
+    (422, "validation_error"),
+    (401, "invalid_api_key"),
+    (404, "not_found"),
+    (410, "version_removed"),
+    (400, "insecure_protocol"),
+]
+
+
+
+def _order(currency: str, product: str, amount: int, recipient: str, description: str) -> NewOrder:
+    item = {
+        "face_value": amount,
+        "distribution_method": {"type": "EMAIL", "email_address": recipient},
+        "products": {"type": "SINGLE", "value": product},
+    }
+    return NewOrder.build(currency=currency, description=description, items=[item])
+
+
+SECONDS = st.sampled_from([5, 60, 130, 700, 3600])
+DAYS = st.sampled_from([1, 5, 20, 28.5, 29.5, 31, 45, 200])
+
+
+class PlacingMachine(RuleBasedStateMachine):
+    """One order of one identity, and everything that can happen to it."""
+
+    # -- the world --------------------------------------------------------------------------------------------------
+
+    @initialize(
+        record=st.booleans(),
+        keyed=st.booleans(),
+        long_look_back=st.booleans(),
+        mode=st.sampled_from(["async", "async", "sync"]),
+        delay=st.sampled_from([0.0, 1.0, 60.0, 400.0]),
+        in_progress=st.sampled_from([400, 102]),
+    )
+    def begin_the_world(
+        self, record: bool, keyed: bool, long_look_back: bool, mode: str, delay: float, in_progress: int
+    ) -> None:
+        self.clock = SteppedClock()
+        self.engine = Engine(
+            lambda: self.clock.now().timestamp(),
+            orders_per_minute=10**9,
+            processing_delay=delay,
+            in_progress_status=in_progress,
+        )
+        self.client = EngineClient(self.engine, self.clock)
+        self.keyed, self.mode = keyed, mode
+        self.look_back = timedelta(days=3650) if keyed and long_look_back else None
+        self.records = SteppedRecords(kept=record)
+        self.amount, self.description = 10, "Reward"
+        self.tries = 0
+        self.run_after = START
+        self.first_run = START
+        self.running: list[RunningAttempt] = []
+        self.under_way: list[UnderWay] = []
+        self.timeouts = 0
+        self.others: set[str] = set()
+        self.messages = _Messages()
+        LOG.addHandler(self.messages)
+        LOG.setLevel(logging.INFO)
+        LOG.propagate = False
+        TRIED["schedules"] += 1
+
+    @property
+    def identity(self) -> OrderIdentity:
+        if self.keyed:
+            return OrderIdentity.from_order_key(BASE_URL, "spring/42")
+        return OrderIdentity.from_task(BASE_URL, dag_id="dag", run_id="run", task_id="task", map_index=-1)
+
+    def order(self) -> NewOrder:
+        return _order("USD", "AMZ-US", self.amount, RECIPIENT, self.description)
+
+    def paying(self) -> list[OrderRow]:
+        """Return the identity's orders that are not FAILED, as Runa knows them."""
+        return [row for row in self.engine.orders() if row.id not in self.others and row.status != "FAILED"]
+
+    # -- attempts ---------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> RunningAttempt:
+        coroutine = place(
+            self.order(),
+            self.identity,
+            Attempt(self.tries, self.run_after, self.look_back),
+            execution_mode=self.mode,
+            client=SteppedClient(self),
+            records=self.records,
+            clock=self.clock,
+            rng=random.Random(1),
+        )
+        TRIED["attempts"] += 1
+        attempt = RunningAttempt(self.tries, self.amount, coroutine)
+        self.running.append(attempt)
+        return attempt
+
+    def _run(self, attempt: RunningAttempt, steps: int = 100_000) -> Placement | PlacementError | None:
+        for _ in range(steps):
+            TRIED["steps"] += 1
+            if (ending := attempt.step()) is not None:
+                self.running.remove(attempt)
+                self._judge(attempt, ending)
+                return ending
+        return None
+
+    def _judge(self, attempt: RunningAttempt, ending: Placement | PlacementError) -> None:
+        """An attempt is green only with an order of its own that pays what it wants to pay (I3)."""
+        if isinstance(ending, PlacementError):
+            TRIED[f"ended: {type(ending).__name__}"] += 1
+            assert RECIPIENT not in str(ending), "a recipient is named in an error"
+            if "none was sent before" in str(ending):
+                assert not self.paying(), f"there is an order, and the error says there is none: {ending}"
+            return
+        TRIED[f"ended: {'adopted' if ending.adopted else 'placed'}"] += 1
+        rows = {row.id: row for row in self.engine.orders() if row.id not in self.others}
+        assert ending.order.id in rows, "green with an order of another identity"
+        row = rows[ending.order.id]
+        assert Decimal(str(row.body["items"][0]["face_value"])) == attempt.amount, "green with another payment"
+        assert not (row.status == "FAILED" and ending.order.status == "COMPLETED"), "green with a FAILED order"
+
+    @precondition(lambda self: len(self.running) < 2 and self.tries < 15)
+    @rule(steps=st.one_of(st.none(), st.integers(1, 25)), killed=st.booleans())
+    def attempt(self, steps: int | None, killed: bool) -> None:
+        """Airflow begins an attempt: a first one, a retry, after a clear, or while one that it gave up still runs."""
+        self.tries += 1
+        attempt = self._begin()
+        if self._run(attempt, steps or 100_000) is None and killed:
+            self._kill(attempt)
+
+    @precondition(lambda self: len(self.running) == 1)
+    @rule()
+    def execute_twice(self) -> None:
+        """Airflow runs ``execute()`` of one attempt a second time."""
+        TRIED["event: executed twice"] += 1
+        self._begin()
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 1), steps=st.one_of(st.none(), st.integers(1, 12)))
+    def go_on(self, which: int, steps: int | None) -> None:
+        self._run(self.running[which % len(self.running)], steps or 100_000)
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 1))
+    def kill(self, which: int) -> None:
+        self._kill(self.running[which % len(self.running)])
+
+    def _kill(self, attempt: RunningAttempt) -> None:
+        TRIED["event: killed"] += 1
+        self.running.remove(attempt)
+        attempt.kill()
+
+    @precondition(lambda self: self.keyed and self._another_run_is_covered() and not self.running)
+    @rule(record=st.booleans(), steps=st.one_of(st.none(), st.integers(1, 25)))
+    def begin_another_run(self, record: bool, steps: int | None) -> None:
+        """Another DAG run orders under the same ``order_key``: a record, a try number and a time of its own."""
+        TRIED["event: another run"] += 1
+        self.records = SteppedRecords(kept=record)
+        self.tries = 0
+        self.run_after = self.clock.now()
+        self.attempt(steps=steps, killed=False)
+
+    def _another_run_is_covered(self) -> bool:
+        return self.look_back is not None or self.clock.now() - self.first_run < timedelta(days=28)
+
+    # -- what Airflow does to the record ----------------------------------------------------------------------------
+
+    @precondition(lambda self: self.records.current)
+    @rule()
+    def lose_the_record(self) -> None:
+        TRIED["event: record lost"] += 1
+        self.records.current = None
+
+    @precondition(lambda self: self.records.history)
+    @rule(which=st.integers(0, 20))
+    def hand_out_an_older_record(self, which: int) -> None:
+        TRIED["event: record stale"] += 1
+        self.records.current = self.records.history[which % len(self.records.history)]
+
+    @rule(touches=st.integers(1, 3))
+    def put_the_record_out_of_reach(self, touches: int) -> None:
+        TRIED["event: record out of reach"] += 1
+        self.records.out_of_reach = touches
+
+    # -- what the network and Runa do -------------------------------------------------------------------------------
+
+    def _fault(self, kind: str, **values: Any) -> None:
+        TRIED[f"fault: {kind}"] += 1
+        self.engine.faults.append(Fault(kind, **values))
+
+    @rule(
+        kind=st.sampled_from(["drop_before", "drop_after", "half_answer"]),
+        count=st.sampled_from([1, 3, 50]),
+        skip=st.integers(0, 2),
+    )
+    def break_the_connection(self, kind: str, count: int, skip: int) -> None:
+        self._fault(kind, count=count, skip=skip)
+
+    @rule(
+        kind=st.sampled_from(["status", "status_after"]),
+        status=st.sampled_from([500, 502, 504, 429]),
+        count=st.sampled_from([1, 3, 50]),
+        skip=st.integers(0, 2),
+        typed=st.booleans(),
+        stored=st.booleans(),
+    )
+    def fail_at_runa(self, kind: str, status: int, count: int, skip: int, typed: bool, stored: bool) -> None:
+        """A 5xx before or after the order is stored, replayed under its key or not; or too many requests."""
+        if status == 429:
+            kind, stored = "status", False
+        self._fault(kind, status=status, count=count, skip=skip, typed=typed, stored=stored or kind == "status_after")
+
+    @rule(refusal=st.sampled_from(REFUSALS), count=st.sampled_from([1, 3]), skip=st.integers(0, 2), stored=st.booleans())
+    def refuse(self, refusal: tuple[int, str], count: int, skip: int, stored: bool) -> None:
+        status, kind = refusal
+        self._fault("status", status=status, type=kind, count=count, skip=skip, stored=stored)
+
+    @rule(path=st.sampled_from(["/order", "/order/*"]), count=st.sampled_from([2, 12]), skip=st.integers(0, 1))
+    def fail_reads(self, path: str, count: int, skip: int) -> None:
+        self._fault("drop_before", method="GET", path=path, count=count, skip=skip)
+
+    @rule(seconds=st.sampled_from([20, 100]))
+    def take_long(self, seconds: float) -> None:
+        """The next request is still running, for whoever asks under its key."""
+        self._fault("latency", seconds=seconds)
+
+    @rule(count=st.integers(1, 8))
+    def time_out(self, count: int) -> None:
+        """Requests that time out, and arrive at Runa later or never."""
+        TRIED["fault: timed out"] += count
+        self.timeouts = count
+
+    @precondition(lambda self: self.under_way)
+    @rule(which=st.integers(0, 10), lost=st.booleans())
+    def let_a_request_arrive(self, which: int, lost: bool) -> None:
+        self._arrive(self.under_way[which % len(self.under_way)], lost=lost)
+
+    def _arrive(self, request: UnderWay, *, lost: bool) -> None:
+        TRIED["event: lost request" if lost else "event: late request"] += 1
+        self.under_way.remove(request)
+        if not lost:
+            with contextlib.suppress(StopIteration, RunaError):  # nobody waits for the answer
+                request.arrive().send(None)
+
+    @rule(count=st.integers(1, 2))
+    def let_orders_fail(self, count: int) -> None:
+        self._fault("fail_order", count=count)
+
+    @rule()
+    def empty_the_balance(self) -> None:
+        TRIED["event: balance empty"] += 1
+        self.engine.set_balance("USD", Decimal(0))
+
+    @rule()
+    def top_up(self) -> None:
+        self.engine.set_balance("USD", Decimal(1000))
+
+    @rule()
+    def let_faults_end(self) -> None:
+        self.engine.faults.clear()
+        self.timeouts = 0
+
+    @rule()
+    def place_an_order_of_somebody_else(self) -> None:
+        """It is in the list too, hidden while it is PROCESSING, with a reference of its own."""
+        TRIED["event: order of somebody else"] += 1
+        other = OrderIdentity.from_order_key(BASE_URL, f"other/{len(self.others)}")
+        order = other.seal(_order("EUR", "MART-DE", 10, "other@example.com", "Reward"), 0)
+        faults, self.engine.faults = self.engine.faults, []
+        self.others.add(self.client.client.create_order(order, idempotency_key=other.idempotency_key(0)).id)
+        self.engine.faults = faults
+
+    # -- what the user does -----------------------------------------------------------------------------------------
+
+    @rule(amount=st.sampled_from([10, 20]))
+    def change_the_payment(self, amount: int) -> None:
+        TRIED["event: payment changed"] += amount != self.amount
+        self.amount = amount
+
+    @rule(description=st.sampled_from(["Reward", "Reward, at another time", ""]))
+    def change_the_description(self, description: str) -> None:
+        TRIED["event: body changed"] += description != self.description
+        self.description = description
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    @rule(seconds=SECONDS)
+    def wait_a_while(self, seconds: int) -> None:
+        self.clock.advance(seconds=min(seconds, 5) if self.running else seconds)
+
+    @precondition(lambda self: not self.running)
+    @rule(days=DAYS)
+    def let_weeks_pass(self, days: float) -> None:
+        TRIED["event: weeks passed"] += 1
+        self.clock.advance(days=days)
+
+    def _end_what_is_too_long_under_way(self) -> None:
+        """No request is under way for ever; whether it arrived at all, nobody knows."""
+        for request in list(self.under_way):
+            if (self.clock.now() - request.since).total_seconds() > LONGEST_UNDER_WAY:
+                self.under_way.remove(request)
+
+    # -- what must hold ---------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nobody_is_paid_twice(self) -> None:
+        """I1: there is never more than one order that is not FAILED."""
+        self._end_what_is_too_long_under_way()
+        TRIED["events"] += 1
+        orders = self.paying()
+        assert len(orders) <= 1, f"{len(orders)} orders pay: {[(row.id, row.idempotency_key) for row in orders]}"
+
+    @invariant()
+    def no_recipient_is_told(self) -> None:
+        """I4, as far as it concerns placing."""
+        assert not [text for text in self.messages.texts if RECIPIENT in text], "a recipient is named in the log"
+        assert RECIPIENT not in str(self.records.current), "a recipient is named in the record"
+        self.messages.texts.clear()
+
+    def teardown(self) -> None:
+        """I2: once faults stop, a few attempts end in exactly one COMPLETED order."""
+        if not hasattr(self, "clock"):
+            return
+        try:
+            self._settle()
+        finally:
+            LOG.removeHandler(self.messages)
+            LOG.propagate = True
+
+    def _settle(self) -> None:
+        for attempt in list(self.running):
+            self._kill(attempt)
+        self.let_faults_end()
+        self.records.out_of_reach = 0
+        self.top_up()
+        for request in list(self.under_way):
+            self._arrive(request, lost=False)
+        self.nobody_is_paid_twice()
+        endings: list[Any] = []
+        for _ in range(8):
+            self.clock.advance(seconds=900)
+            if orders := self.paying():
+                self.amount = int(orders[0].body["items"][0]["face_value"])  # the user restores what was paid
+            self.tries += 1
+            ending = self._run(self._begin())
+            self.nobody_is_paid_twice()
+            endings.append(ending)
+            if isinstance(ending, Placement):
+                self.clock.advance(seconds=900)  # the task waits; an order may still end FAILED
+                if [row.status for row in self.paying()] == ["COMPLETED"]:
+                    break
+        else:
+            raise AssertionError(f"no order after {len(endings)} attempts without a fault: {endings}")
+        (order,) = self.paying()
+        assert (order.id, order.status) == (endings[-1].order.id, "COMPLETED")

@@ -1,0 +1,99 @@
+"""``make soak``: run many schedules of the state machine and report what was tried.
+
+    python -m tests.placement.soak --schedules 10000 --seconds 1200
+
+Ends with status 1 and a schedule that replays at the first violation. Both processors are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import secrets
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.placement.machine import TRIED, PlacingMachine
+
+#: Schedules of one round: between two rounds a process looks at the time.
+ROUND = 250
+
+
+def run_round(first: int, schedules: int, *, shrink: bool = True) -> str:
+    """Run some schedules; return what went wrong, with a schedule that replays, or nothing.
+
+    :param first: seed of the round: the same seed runs the same schedules.
+    :param schedules: how many.
+    :param shrink: look for a short schedule that goes wrong (slow), or take the first.
+    """
+    options = settings(
+        max_examples=schedules,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+        verbosity=Verbosity.normal,
+        print_blob=True,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        run_state_machine_as_test(seed(first)(PlacingMachine), settings=options)
+    except Exception as error:
+        notes = "\n".join(getattr(error, "__notes__", []))
+        return f"seed {first}: {''.join(traceback.format_exception_only(error))}\n{notes}"
+    return ""
+
+
+def _work(job: tuple[int, int, float, bool]) -> tuple[str, Counter[str]]:
+    first, schedules, until, shrink = job
+    TRIED.clear()
+    wrong = ""
+    while schedules > 0 and not wrong and time.time() < until:
+        wrong = run_round(first, min(ROUND, schedules), shrink=shrink)
+        schedules, first = schedules - ROUND, first + 1
+    return wrong, Counter(TRIED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the schedules and print the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--schedules", type=int, default=10_000, help="how many schedules (default 10000)")
+    parser.add_argument("--seconds", type=float, default=1200, help="begin none after this time (default 1200)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**9), help="of the first round")
+    parser.add_argument("--no-shrink", action="store_true", help="take the first schedule that goes wrong as it is")
+    options = parser.parse_args(argv)
+
+    began = time.time()
+    share = -(-options.schedules // options.processes)
+    jobs: list[Any] = [
+        (options.seed + 1000 * number, share, began + options.seconds, not options.no_shrink)
+        for number in range(options.processes)
+    ]
+    with multiprocessing.Pool(options.processes) as pool:
+        results = pool.map(_work, jobs)
+    tried: Counter[str] = sum((tried for _, tried in results), Counter())
+    violations = [wrong for wrong, _ in results if wrong]
+    faults = sum(count for name, count in tried.items() if name.startswith("fault: "))
+    for name, count in sorted(tried.items()):
+        print(f"{name:34} {count:>10,}")
+    for wrong in violations:
+        print(f"\nVIOLATION, {wrong}")
+    print(
+        f"\n{tried['schedules']:,} schedules, {tried['events']:,} events, {faults:,} faults, "
+        f"{tried['attempts']:,} attempts, {len(violations)} violation(s), {time.time() - began:.0f} s, "
+        f"first seed {options.seed}"
+    )
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
