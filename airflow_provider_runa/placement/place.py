@@ -106,7 +106,7 @@ class Policy:
     """How long things may take, in seconds.
 
     :param budget: how long an attempt goes on sending while the outcome is unknown.
-    :param in_flight: how long Runa may still be at work on a request whose sender is gone.
+    :param in_flight: how long a request whose sender is gone, or gave up, may still be on its way or at work.
     :param settling: how long after the last request that was answered 5xx its order may be missing from the list.
     :param patience: how long a search waits for orders that do not show what they are.
     :param search_pause: how long it waits between two looks at them.
@@ -117,6 +117,11 @@ class Policy:
     settling: float = 600.0
     patience: float = 300.0
     search_pause: float = 5.0
+
+    @property
+    def quiet(self) -> float:
+        """How long after an attempt began a request that an earlier one began to send may still place an order."""
+        return self.budget + self.in_flight
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,9 @@ class _Placing:
         self.earlier: Record | None = None
         #: Whether every request for this identity before the next one is known, with its answer.
         self.all_accounted = False
+        #: The last moment at which a request may have been sent whose answer is not known. It is not taken from the
+        #: record: an attempt that Airflow gave up on may have sent one until this attempt began.
+        self.last_sent = self.started
         #: How far a search reaches back at least: whoever used a key that Runa still knows must be found.
         self.searched_back_to = self.started - KEY_MEMORY if identity.survives_runs else self.started
 
@@ -222,23 +230,21 @@ class _Placing:
     # Each step below returns the placement, or the generation to try next.
 
     async def _take_up(self) -> Placement | int:
-        """Begin: with the order of an earlier attempt, with its generation, or with a search."""
+        """Begin: with the order of an earlier attempt, or with its generation."""
         record = self.earlier
-        generation, last_sent = 0, -1
+        generation = 0
         if record is not None:
-            generation = last_sent = record.generation
+            generation = record.generation
             if record.order_id is not None and (placement := await self._take_up_order(record, record.order_id)):
                 return placement
             if record.outcome is not Outcome.SENT:
                 generation += 1  # the one on record has paid nobody
         if self.started - self._not_before() > KEY_LIFETIME:
             # Runa may have forgotten a key, and would place a second order under it. That need not be the key on
-            # record: a record may be older than what was sent last. A first attempt skips no generation that a
-            # request under way could be using, so it does not wait for one.
-            quiet = 0.0 if record is None and self.attempt.number == 1 else self.policy.in_flight
-            return await self._search(last_sent, "it may be older than Runa's memory of keys", quiet)
-        if record is not None and record.outcome is Outcome.SENT and record.server_errors >= 2:
-            return await self._search(generation, "Runa keeps answering with an error", self.policy.settling)
+            # record: a record may be older than what was sent last. If there is no order, the same key goes on: a
+            # request under way uses no other. The first attempt of all has no earlier one to wait for.
+            quiet = 0.0 if record is None and self.attempt.number == 1 else self.policy.quiet
+            return await self._search(generation, "it may be older than Runa's memory of keys", quiet)
         return generation
 
     async def _take_up_order(self, record: Record, order_id: str) -> Placement | None:
@@ -268,10 +274,10 @@ class _Placing:
         except RunaIdempotencyMismatchError as error:
             self.all_accounted = False
             self.searched_back_to = self.started - KEY_MEMORY
-            return await self._search(generation, f"its key was used for another body: {error}", self.policy.in_flight)
+            return await self._search(generation + 1, f"its key was used for another body: {error}", self.policy.quiet)
         except RunaApiError as error:
             if may_be_replay:
-                return await self._search(generation, f"Runa refused it: {error}", self.policy.in_flight)
+                return await self._search(generation + 1, f"Runa refused it: {error}", self.policy.quiet)
             self._raise_if_at_the_door(error)
             if self.all_accounted and await self._load() == record:  # no second execution of this attempt was faster
                 await self._note(replace(record, outcome=Outcome.REJECTED))
@@ -290,7 +296,7 @@ class _Placing:
     async def _send(self, record: Record) -> Order:
         """Send under the record's key until the answer is known or the budget is spent."""
         sealed = self.identity.seal(self.order, record.generation)
-        deadline = self.clock.now() + timedelta(seconds=self.policy.budget)
+        deadline = record.last_sent + timedelta(seconds=self.policy.budget)
         for tries in itertools.count(1):
             try:
                 return await self.client.create_order(
@@ -300,6 +306,7 @@ class _Placing:
                 if not is_outcome_unknown(error):
                     raise
                 self.all_accounted = False
+                self.last_sent = self.clock.now()
                 pause = pause_before_retry(tries, error, self.rng)
                 if self.clock.now() + timedelta(seconds=pause) > deadline:
                     raise _StillUnknownError(error) from None
@@ -321,38 +328,28 @@ class _Placing:
     async def _resolve(self, record: Record, error: RunaError) -> Placement | int:
         """The budget is spent: search, and if Runa itself keeps failing under this key, allow the next one."""
         server_error = isinstance(error, RunaServerError)
-        record = replace(record, last_sent=self.clock.now(), server_errors=record.server_errors + server_error)
+        record = replace(record, last_sent=self.last_sent, server_errors=record.server_errors + server_error)
         await self._note(record)
         sighting = await self._look()
         if sighting.order is not None:
             return await self._adopt_found(sighting.order, sighting.generation)
         persists = record.server_errors >= 2 or (self.earlier is None and self.attempt.number > 1)
         if server_error and persists:
-            return await self._search(
-                record.generation,
-                f"Runa keeps answering: {error}",
-                self.policy.settling,
-                last_sent=record.last_sent,
-            )
+            return await self._search(record.generation + 1, f"Runa keeps answering: {error}", self.policy.settling)
         raise OutcomeUnknownError(answer=error, reference=self._any_reference())
 
     # -- searching --------------------------------------------------------------------------------------------------
 
-    async def _search(
-        self, generation: int, reason: str, quiet: float, *, last_sent: datetime | None = None
-    ) -> Placement | int:
-        """Find the order, or prove that no generation up to this one paid anybody, and return the one after.
+    async def _search(self, following: int, reason: str, quiet: float) -> Placement | int:
+        """Find the order, or prove that there is none, and return the generation to send then.
 
-        :param generation: the last generation that may have been sent, -1 if it may be any.
+        :param following: that generation, unless one that ended FAILED is as high.
         :param reason: why it is searched, for the log and the error.
         :param quiet: seconds that must have passed since the last request before "not in the list" counts.
-        :param last_sent: when that request was sent, if not before this attempt.
         """
         log.warning("Searching the order list for %s: %s.", self._any_reference(), reason)
         sighting = await self._look()
-        if last_sent is None:
-            last_sent = self.earlier.last_sent if self.earlier else self.started
-        wait = (last_sent - self.clock.now()).total_seconds() + quiet
+        wait = (self.last_sent - self.clock.now()).total_seconds() + quiet
         if sighting.absent and wait > 0:
             log.warning("Not found; looking again in %.0f s, when an order under way must show.", wait)
             await self.clock.sleep(wait)
@@ -361,7 +358,7 @@ class _Placing:
             return await self._adopt_found(sighting.order, sighting.generation)
         if not sighting.absent:
             raise InconclusiveSearchError(reason=reason, hidden=len(sighting.hidden), reference=self._any_reference())
-        return max(generation, *sighting.failed, -1) + 1
+        return max(following - 1, *sighting.failed, -1) + 1
 
     async def _look(self) -> Sighting:
         try:

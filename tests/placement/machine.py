@@ -172,7 +172,6 @@ REFUSALS = [
 ]
 
 
-
 def _order(currency: str, product: str, amount: int, recipient: str, description: str) -> NewOrder:
     item = {
         "face_value": amount,
@@ -373,7 +372,9 @@ class PlacingMachine(RuleBasedStateMachine):
             kind, stored = "status", False
         self._fault(kind, status=status, count=count, skip=skip, typed=typed, stored=stored or kind == "status_after")
 
-    @rule(refusal=st.sampled_from(REFUSALS), count=st.sampled_from([1, 3]), skip=st.integers(0, 2), stored=st.booleans())
+    @rule(
+        refusal=st.sampled_from(REFUSALS), count=st.sampled_from([1, 3]), skip=st.integers(0, 2), stored=st.booleans()
+    )
     def refuse(self, refusal: tuple[int, str], count: int, skip: int, stored: bool) -> None:
         status, kind = refusal
         self._fault("status", status=status, type=kind, count=count, skip=skip, stored=stored)
