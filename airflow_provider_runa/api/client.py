@@ -24,10 +24,10 @@ from urllib.parse import quote
 
 import httpx
 import tenacity
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from airflow_provider_runa import __version__
-from airflow_provider_runa.api.errors import RunaApiError, RunaConnectionError, RunaError, error_of
+from airflow_provider_runa.api.errors import RunaApiError, RunaConnectionError, RunaError, error_of, redact
 from airflow_provider_runa.api.models import (
     Balance,
     Estimate,
@@ -100,7 +100,11 @@ def _list_products(
     )
 
 
-def _read(request: _Request, response: httpx.Response, api_key: str) -> Any:
+# The functions below raise after they have let go of the body: a traceback that shows local variables must show
+# neither payout links nor recipients.
+
+
+def _read(request: _Request, response: httpx.Response, api_key: SecretStr) -> Any:
     """Return what an answer says, as JSON values with ``Decimal`` numbers.
 
     :raises RunaApiError: if it is an error.
@@ -115,8 +119,11 @@ def _read(request: _Request, response: httpx.Response, api_key: str) -> Any:
             raise RunaConnectionError(f"{_name(request)}: the answer {response.status_code} has no JSON body")
         return body
     if response.is_redirect:
-        raise RunaApiError(response.status_code, message="a redirect, which is not followed; is the base URL right?")
-    raise error_of(response.status_code, body, (api_key, *request.secrets))
+        error = RunaApiError(response.status_code, message="a redirect, which is not followed; is the base URL right?")
+    else:
+        error = error_of(response.status_code, body, (api_key.get_secret_value(), *request.secrets))
+    del body
+    raise error
 
 
 def _name(request: _Request) -> str:
@@ -129,7 +136,8 @@ def _as(model: type[M], request: _Request, body: Any) -> M:
         return model.model_validate(body)
     except ValidationError as error:
         where = ", ".join(sorted({".".join(map(str, finding["loc"])) for finding in error.errors()})[:5])
-        raise RunaConnectionError(f"{_name(request)}: the answer is not what was expected (at: {where})") from None
+    del body
+    raise RunaConnectionError(f"{_name(request)}: the answer is not what was expected (at: {where})")
 
 
 def _names(request: _Request, body: Any, field_name: str, inner: str | None = None) -> list[str]:
@@ -201,14 +209,16 @@ class _Base:
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self._api_key = api_key
+        self._api_key = SecretStr(api_key)
         self._pace = _Pace(orders_per_minute, monotonic)
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._http_options: dict[str, Any] = {
             "base_url": base_url.rstrip("/"),
             "timeout": timeout,
             "follow_redirects": False,
+            # Plain http goes to this machine only, so it never takes the way over a proxy that the environment names.
             "verify": tls_context() if base_url.startswith("https") else False,
+            "trust_env": base_url.startswith("https"),
             "headers": {
                 "X-Api-Key": api_key,
                 "X-Api-Version": api_version,
@@ -233,7 +243,10 @@ class _Base:
     @staticmethod
     def _no_answer(request: _Request, error: httpx.HTTPError | httpx.InvalidURL) -> RunaConnectionError:
         # Not chained: httpx's exceptions hold the request, and with it the API key and the recipients.
-        return RunaConnectionError(f"{_name(request)}: no usable answer ({type(error).__name__})")
+        reason = type(error).__name__
+        if isinstance(error, httpx.ConnectError):  # no request was made yet, and the text tells the cause
+            reason += f": {redact(str(error))}"
+        return RunaConnectionError(f"{_name(request)}: no usable answer ({reason})")
 
 
 class RunaClient(_Base):
@@ -286,9 +299,12 @@ class RunaClient(_Base):
             return _read(request, response, self._api_key)
         raise failure
 
-    def ping(self) -> None:
-        """Check that Runa answers and takes the API key (``GET /ping``)."""
-        self._send(_get("/ping"))
+    def ping(self, *, retry: bool = True) -> None:
+        """Check that Runa answers and takes the API key (``GET /ping``).
+
+        :param retry: ask again if there is no usable answer, at most 5 times in all. ``False``: once.
+        """
+        self._send(_get("/ping"), retry=retry)
 
     def create_order(
         self, order: NewOrder, *, idempotency_key: str, execution_mode: str = "async", retry: bool = True
@@ -431,9 +447,9 @@ class AsyncRunaClient(_Base):
             return _read(request, response, self._api_key)
         raise failure
 
-    async def ping(self) -> None:
+    async def ping(self, *, retry: bool = True) -> None:
         """Do what :meth:`RunaClient.ping` does."""
-        await self._send(_get("/ping"))
+        await self._send(_get("/ping"), retry=retry)
 
     async def create_order(
         self, order: NewOrder, *, idempotency_key: str, execution_mode: str = "async", retry: bool = True

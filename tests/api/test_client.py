@@ -612,8 +612,14 @@ def linked(error: BaseException | None) -> list[BaseException]:
     return found
 
 
+def local_variables(error: BaseException) -> str:
+    """Return what a traceback with local variables shows of the frames that are not of the tests."""
+    frames = traceback.TracebackException.from_exception(error, capture_locals=True).stack
+    return "\n".join(str(frame.locals) for frame in frames if frame.filename != __file__)
+
+
 def assert_tells_no_secret(error: BaseException) -> None:
-    printed = "".join(traceback.format_exception(error)) + repr(error)
+    printed = "".join(traceback.format_exception(error)) + repr(error) + local_variables(error)
     assert not [part for part in PLANTED if part in printed]
     # httpx's errors hold the request, and with it the key and the recipients.
     assert not [one for one in linked(error) if isinstance(one, httpx.HTTPError)]
@@ -651,6 +657,23 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_key(clients: Clients,
     assert len(server.requests) == 3
     assert len(set(server.requests)) == 1
     assert server.bodies()[0] == an_order().body()
+
+
+def test_a_connection_that_cannot_be_made_says_why(clients: Clients) -> None:
+    with pytest.raises(RunaConnectionError, match=r"GET /ping: no usable answer \(ConnectError: .+\)") as caught:
+        clients("http://127.0.0.1:9/v2").ping(retry=False)
+    assert clients.pauses == []
+    assert_tells_no_secret(caught.value)
+
+
+def test_this_machine_is_not_reached_by_way_of_a_proxy(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with start_raw(http("200 OK", b'{"message": "pong"}', _JSON)) as server:
+        clients(server.url).ping(retry=False)
+    assert len(server.requests) == 1
 
 
 def test_a_102_before_the_answer_is_waited_out(clients: Clients) -> None:
