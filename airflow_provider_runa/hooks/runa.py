@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook
+from pydantic import SecretStr
 
 from airflow_provider_runa.api.client import AsyncRunaClient, RunaClient
 from airflow_provider_runa.api.errors import (
@@ -35,6 +37,9 @@ PLAYGROUND = "https://playground.runa.io/v2"
 # Prefix of an API key (in lower case) -> the environment it belongs to (Runa's guide on API keys).
 _ENVIRONMENTS = {"wg": PRODUCTION, "xx": PLAYGROUND}
 
+# Scheme -> its usual port.
+_PORTS = {"https": 443, "http": 80}
+
 
 class RunaConnectionSettingsError(AirflowException, ValueError):
     """The Airflow connection cannot be used; the message says what to change. Nothing was sent."""
@@ -45,7 +50,8 @@ class RunaSettings:
     """What a ``runa`` connection says, checked.
 
     :param api_key: the API key; never shown.
-    :param base_url: base URL of the API, without a slash at its end.
+    :param base_url: base URL of the API, in the one spelling that an environment has here: it is a part of every
+        order's identity, so that two spellings of one environment would be two orders.
     :param api_version: dated version of the API.
     :param timeout: how long one request may take, in seconds.
     :param orders_per_minute: the account's limit of order requests.
@@ -64,21 +70,18 @@ class RunaSettings:
         :param connection: the Airflow connection.
         :raises RunaConnectionSettingsError: if it cannot be used.
         """
-        name = f"Connection {connection.conn_id!r}"
-        api_key = (connection.password or "").strip()
-        if not api_key:
-            raise RunaConnectionSettingsError(f"{name} has no API key: put it into the password.")
         try:
+            api_key = _api_key(connection)
             extra = _parse_extra(connection.extra)
             return cls(
-                api_key=api_key,
-                base_url=_base_url(connection, api_key),
-                api_version=str(extra.get("api_version") or DEFAULT_API_VERSION),
+                api_key=api_key.get_secret_value(),
+                base_url=_base_url(connection, api_key.get_secret_value()[:2].lower()),
+                api_version=_api_version(extra),
                 timeout=_positive(extra, "timeout", float, DEFAULT_TIMEOUT),
                 orders_per_minute=_positive(extra, "orders_per_minute", int, DEFAULT_ORDERS_PER_MINUTE),
             )
         except ValueError as error:
-            raise RunaConnectionSettingsError(f"{name}: {error}") from None
+            raise RunaConnectionSettingsError(f"Connection {connection.conn_id!r}: {error}") from None
 
     @property
     def environment(self) -> str:
@@ -86,9 +89,19 @@ class RunaSettings:
         return {PRODUCTION: "production", PLAYGROUND: "playground"}.get(self.base_url, self.base_url)
 
 
-def _base_url(connection: Connection, api_key: str) -> str:
-    """Return the base URL that the connection names, or the one its key belongs to."""
-    belongs_to = _ENVIRONMENTS.get(api_key[:2].lower())
+def _api_key(connection: Connection) -> SecretStr:
+    """Return the API key, wrapped, because a traceback may show local variables."""
+    api_key = (connection.password or "").strip()
+    if not api_key:
+        raise ValueError("it has no API key: put it into the password.")
+    if not re.fullmatch(r"[!-~]+", api_key):
+        raise ValueError("the API key holds characters that no key has; copy it again.")
+    return SecretStr(api_key)
+
+
+def _base_url(connection: Connection, prefix: str) -> str:
+    """Return the base URL that the connection names, in its one spelling, or the one its key belongs to."""
+    belongs_to = _ENVIRONMENTS.get(prefix)
     host = (connection.host or "").strip()
     if not host:
         if belongs_to is None:
@@ -97,17 +110,28 @@ def _base_url(connection: Connection, api_key: str) -> str:
     if "://" not in host:
         host = f"{connection.schema or 'https'}://{host}"
     url = urlsplit(host)
-    if not url.hostname or url.scheme not in ("http", "https") or url.query or url.fragment or url.username:
+    name = (url.hostname or "").rstrip(".")
+    if not name or url.scheme not in _PORTS or url.query or url.fragment or "@" in url.netloc:
         raise ValueError("the host must be a base URL such as https://api.runa.io/v2.")
-    port = url.port or connection.port
-    base_url = f"{url.scheme}://{url.hostname}{f':{port}' if port else ''}{url.path.rstrip('/') or '/v2'}"
-    if url.scheme == "http" and not _is_loopback(url.hostname):
+    if url.scheme == "http" and not _is_loopback(name):
         raise ValueError("plain http is allowed to this machine only; use https.")
-    known = {urlsplit(environment).hostname: environment for environment in _ENVIRONMENTS.values()}
-    if belongs_to is not None and known.get(url.hostname, belongs_to) != belongs_to:
+    port = url.port or connection.port or _PORTS[url.scheme]
+    netloc = (f"[{name}]" if ":" in name else name) + (f":{port}" if port != _PORTS[url.scheme] else "")
+    base_url = f"{url.scheme}://{netloc}{url.path.rstrip('/') or '/v2'}"
+    environment = {urlsplit(known).hostname: known for known in _ENVIRONMENTS.values()}.get(name)
+    if environment is not None and belongs_to not in (None, environment):
         kind = "production" if belongs_to == PRODUCTION else "playground"
-        raise ValueError(f"the API key is one of {kind}, but the host is {url.hostname}.")
+        raise ValueError(f"the API key is one of {kind}, but the host is {name}.")
+    if environment not in (None, base_url):
+        raise ValueError(f"the base URL at {name} is {environment}, not {base_url}; leave the host empty.")
     return base_url
+
+
+def _api_version(extra: Mapping[str, Any]) -> str:
+    version = extra.get("api_version") or DEFAULT_API_VERSION
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", str(version)):
+        raise ValueError(f"api_version must be a date such as {DEFAULT_API_VERSION}, not {version!r}.")
+    return str(version)
 
 
 def _parse_extra(extra: str | None) -> Mapping[str, Any]:
@@ -214,7 +238,9 @@ class RunaHook(BaseHook):
     async def aget_conn(self) -> AsyncRunaClient:
         """Return the asynchronous client of this hook: one per hook; :meth:`aclose` closes its connections."""
         if self._async_client is None:
-            self._async_client = AsyncRunaClient(**self._client_arguments(await self.aget_settings()))
+            settings = await self.aget_settings()
+            if self._async_client is None:  # another task of the event loop may have been faster
+                self._async_client = AsyncRunaClient(**self._client_arguments(settings))
         return self._async_client
 
     @staticmethod
@@ -234,13 +260,13 @@ class RunaHook(BaseHook):
             self._async_client = None
 
     def test_connection(self) -> tuple[bool, str]:
-        """Test the connection by ``GET /ping``; it is what the UI's *Test* button calls.
+        """Test the connection by one ``GET /ping``; it is what the UI's *Test* button calls.
 
         :returns: whether it works, and a sentence for a person.
         """
         try:
             settings = self.get_settings()
-            self.ping()
+            self.get_conn().ping(retry=False)  # someone is waiting in front of a screen
         except RunaConnectionSettingsError as error:
             return False, str(error)
         except (RunaAuthenticationError, RunaForbiddenError) as error:

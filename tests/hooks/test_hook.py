@@ -6,12 +6,14 @@ import asyncio
 import importlib.resources
 import inspect
 import json
+import traceback
 from typing import Any
 
 import jsonschema
 import pytest
 from airflow.sdk._shared.secrets_masker import redact
 
+from airflow_provider_runa.api.errors import RunaNotFoundError
 from airflow_provider_runa.api.models import EstimateRequest, NewOrder
 from airflow_provider_runa.get_provider_info import get_provider_info
 from airflow_provider_runa.hooks.runa import RunaHook
@@ -100,6 +102,36 @@ def test_a_connection_that_does_not_work_says_why(
     assert not works
     assert message in said
     assert "secret" not in said.replace("API key", "")
+
+
+def test_a_connection_is_tested_once(runa: RunningSandbox) -> None:
+    runa.faults({"kind": "status", "method": "GET", "path": "/ping", "status": 503, "count": 9})
+    works, said = RunaHook().test_connection()
+    assert not works
+    assert said.startswith(f"Runa answered at {runa.url}, but not to a ping: 503")
+    assert runa.stats()["requests"] == {"GET /ping": 1}
+
+
+def test_a_hook_has_one_client_however_many_tasks_of_a_loop_ask_for_it(runa: RunningSandbox) -> None:
+    async def both() -> set[int]:
+        hook = RunaHook()
+        try:
+            return {id(client) for client in await asyncio.gather(hook.aget_conn(), hook.aget_conn())}
+        finally:
+            await hook.aclose()
+
+    assert len(asyncio.run(both())) == 1
+
+
+def test_neither_hook_nor_client_show_the_key(runa: RunningSandbox) -> None:
+    hook = RunaHook()
+    with pytest.raises(RunaNotFoundError) as caught:
+        hook.get_order("O-NONE")
+    frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack
+    shown = [str(frame.locals) for frame in frames if frame.filename != __file__]
+    shown += [repr(hook), repr(vars(hook)), repr(hook.get_conn())]
+    hook.close()
+    assert not [text for text in shown if API_KEY in text]
 
 
 def test_the_key_is_masked_once_the_connection_was_read(runa: RunningSandbox) -> None:

@@ -45,12 +45,17 @@ def test_the_key_tells_the_environment(key: str, environment: str, base_url: str
         ("playground.runa.io", PLAYGROUND),
         ("https://playground.runa.io/v2/", PLAYGROUND),
         ("https://PLAYGROUND.runa.io", PLAYGROUND),
+        ("https://playground.runa.io:443/v2", PLAYGROUND),
+        ("https://playground.runa.io./v2", PLAYGROUND),
         ("http://127.0.0.1:8765/v2", "http://127.0.0.1:8765/v2"),
         ("http://localhost:8765", "http://localhost:8765/v2"),
+        ("http://127.0.0.1:80", "http://127.0.0.1/v2"),
+        ("http://[::1]:8765/v2", "http://[::1]:8765/v2"),
         ("https://proxy.example.com/runa", "https://proxy.example.com/runa"),
     ],
 )
-def test_a_host_is_taken_in_any_spelling(host: str, base_url: str) -> None:
+def test_a_host_is_taken_in_any_spelling_and_has_one(host: str, base_url: str) -> None:
+    """The base URL is a part of an order's identity: a second spelling would be a second order."""
     assert settings(host=host).base_url == base_url
 
 
@@ -72,6 +77,8 @@ def test_extras_have_defaults_and_are_read() -> None:
         ({"password": None}, "has no API key"),
         ({"password": "   "}, "has no API key"),
         ({"password": "zzpublic.secret-5542"}, "neither with wg"),
+        ({"password": "XXpublic….secret-5542"}, "holds characters that no key has"),
+        ({"password": "XXpublic.\nsecret-5542"}, "holds characters that no key has"),
         (
             {"password": PRODUCTION_KEY, "host": "playground.runa.io"},
             "is one of production, but the host is playground",
@@ -82,8 +89,13 @@ def test_extras_have_defaults_and_are_read() -> None:
         ({"host": "http://localhost.example.com"}, "plain http is allowed to this machine only"),
         ({"host": "ftp://playground.runa.io"}, "must be a base URL"),
         ({"host": "https://user@playground.runa.io"}, "must be a base URL"),
+        ({"host": "https://:password@playground.runa.io"}, "must be a base URL"),
+        ({"host": "https://playground.runa.io/v3"}, "the base URL at playground.runa.io is https://.*/v2, not"),
+        ({"host": "https://playground.runa.io:8443/v2"}, "the base URL at playground.runa.io is https://.*/v2, not"),
+        ({"password": PLAYGROUND_KEY, "host": "https://api.runa.io.:443"}, "is one of playground, but the host is api"),
         ({"extra": "no json"}, "is not a JSON object"),
         ({"extra": "[1]"}, "is not a JSON object"),
+        ({"extra": {"api_version": "latest"}}, "api_version must be a date such as 2024-02-05"),
         ({"extra": {"timeout": -1}}, "timeout must be a positive number"),
         ({"extra": {"timeout": "soon"}}, "timeout must be a positive number"),
         ({"extra": {"orders_per_minute": 0}}, "orders_per_minute must be a positive number"),
