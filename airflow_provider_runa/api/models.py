@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from airflow_provider_runa.api.errors import InvalidOrderError
+from airflow_provider_runa.api.errors import InvalidOrderError, redact
 
 MAX_ITEMS = 200
 MAX_ESTIMATE_ITEMS = 500
@@ -62,8 +63,14 @@ def _email(value: str) -> str:
     return value
 
 
+def _currency(value: str) -> str:
+    if not re.fullmatch(r"[A-Z]{3}", value):
+        raise ValueError("must be three capital letters, such as USD")
+    return value
+
+
 FaceValue = Annotated[Decimal, BeforeValidator(_amount)]
-Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+Currency = Annotated[str, AfterValidator(_currency)]
 Code = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 
@@ -341,7 +348,8 @@ def _explain(error: ValidationError) -> NoReturn:
             if isinstance(step, int):
                 path += f"[{step}]"
             elif step not in _UNION_TAGS:
-                path += f".{step}" if path else str(step)
+                name = redact(str(step))  # a name that the user gave, so that it can be anything
+                path += f".{name}" if path else name
         kind, limits = finding["type"], finding.get("ctx", {})
         if kind == "too_short" and any(other["loc"][:1] == finding["loc"] != other["loc"] for other in findings):
             continue  # pydantic counts only the items that are right
@@ -366,6 +374,7 @@ _MESSAGES = {
     "too_short": "must have at least {min_length}, has {actual_length}",
     "union_tag_invalid": "type must be one of {expected_tags}",
     "union_tag_not_found": "type is missing",
+    "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "dict_type": "must be an object",
 }

@@ -100,8 +100,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "metadata value is a number": ({"metadata": {"run": 5}}, "metadata.run: ", "text"),
     "metadata is text": ({"metadata": "run"}, "metadata: ", "an object"),
     "11 templates": ({"items": templates(11)}, "items: ", "at most 10 selection templates"),
-    "currency in small letters": ({"currency": "usd"}, "currency: ", "must match"),
-    "currency with a line break": ({"currency": "USD\n"}, "currency: ", "must match"),
+    "currency in small letters": ({"currency": "usd"}, "currency: ", "three capital letters"),
+    "currency with a line break": ({"currency": "USD\n"}, "currency: ", "three capital letters"),
     "currency missing": ({"currency": None}, "currency: ", "text"),
     "reference empty": (
         {"items": [recipient(recipient_reference="")]},
@@ -181,6 +181,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "items[0].products.template_id: ",
         "missing",
     ),
+    "item is text": ({"items": [item(), EMAIL]}, "items[1]: ", "must be an object"),
+    "item is missing": ({"items": [None]}, "items[0]: ", "must be an object"),
+    "field named by an address": ({"items": [item(**{f"to\n{EMAIL}": 5})]}, "items[0].to ***: ", "no such field"),
+    "metadata named by an address": ({"metadata": {EMAIL: 5}}, "metadata.***: ", "text"),
     "field unknown": ({"items": [item(), item(note=EMAIL)]}, "items[1].note: ", "no such field"),
 }
 
