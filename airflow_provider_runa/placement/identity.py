@@ -32,6 +32,9 @@ MAX_DESCRIPTION = 109
 #: Prefix of the metadata keys that this provider writes; not available to the user.
 METADATA_PREFIX = "airflow_"
 
+#: Key of the pair of metadata that a marked copy of an order has more.
+MARK = f"{METADATA_PREFIX}copy"
+
 _MAX_METADATA_VALUE = 200
 _MAX_METADATA_PAIRS = 20
 
@@ -143,19 +146,19 @@ class OrderIdentity:
             }
         return pairs
 
-    def seal(self, order: NewOrder, generation: int) -> NewOrder:
+    def seal(self, order: NewOrder, generation: int, *, marked: bool = False) -> NewOrder:
         """Return the order as it is sent: the reference in its description, the provenance in its metadata.
 
-        The result depends on the identity, the generation and the order only, so that every attempt builds the
-        same bytes.
+        The result depends on the parameters only, so that every attempt builds the same bytes.
 
         :param order: the user's order; its description and metadata are the user's own.
         :param generation: the generation to send, 0 to 99.
+        :param marked: add the mark that makes it another body under the same key.
         :raises InvalidOrderError: if description or metadata leave no room for what is added.
         """
         description, metadata = order.description or "", order.metadata or {}
         provenance = self.provenance()
-        room = _MAX_METADATA_PAIRS - len(provenance)
+        room = _MAX_METADATA_PAIRS - len(provenance) - 1
         if len(description) > MAX_DESCRIPTION:
             raise InvalidOrderError(
                 f"description: has {len(description)} characters, {MAX_DESCRIPTION} are allowed "
@@ -171,6 +174,11 @@ class OrderIdentity:
         return order.model_copy(
             update={
                 "description": f"{description} {self.reference(generation)}".lstrip(),
-                "metadata": metadata | provenance,
+                "metadata": metadata | provenance | ({MARK: "1"} if marked else {}),
             }
         )
+
+
+def unmarked(metadata: dict[str, str] | None) -> dict[str, str] | None:
+    """Return the metadata of an order without the mark of a marked copy."""
+    return metadata and {key: value for key, value in metadata.items() if key != MARK}

@@ -1,24 +1,29 @@
 """The algorithm: place an order exactly once.
 
-One generation is tried after the other, each under its own idempotency key. The next one is used only after the
-one before is proven to have paid nobody, and the record is written before anything is sent. The rest is about what
-an answer proves:
+One generation is tried after the other, each under its own idempotency key, and the record is written before anything
+is sent. The next key is used only when the one before is **spent**: Runa holds an answer under it, and that answer
+paid nobody. So whoever comes later, knowing nothing, can begin with the first key: each spent one repeats its answer,
+the one that paid leads to its order, and nobody is paid under two. What an answer proves:
 
 ===========================================  ================  =======================================================
 answer to ``POST /order``                    proves            then
 ===========================================  ================  =======================================================
-200, 202                                     placed            record the id; see that it is not an order that FAILED
+200, 202                                     placed            record the id; if that order FAILED, the key is spent
 102, 400 ``idempotency_in_progress``         nothing           wait, same key
 429, no or a broken answer, 5xx              nothing           wait, same key; when the budget is spent, search
-400 ``idempotency_validation_error``         key was used      search; found: compare the payment, absent: next key
-4xx that an earlier attempt may have got     nothing           search; absent: next key
+400 ``idempotency_validation_error``         Runa holds an     search; found: compare the payment; absent: the key is
+                                             answer            spent
 401, 404, 410, wrong version or protocol …   nothing           fail; the key is as good as before
-other 4xx to the very first request          nobody was paid   record it, fail; the next attempt uses the next key
-other 4xx                                    nothing           fail; the next attempt searches
+other 4xx, to a request that can be the      nobody was paid   fail; the next attempt sends it again
+first under its key                          by this request
+other 4xx, and a 5xx on a later attempt      nothing           send a marked copy under the same key
 ===========================================  ================  =======================================================
 
-A later 4xx proves nothing by itself because it may be given before Runa looks at the key: a key that placed an order
-whose answer was lost can be refused afterwards, with the account restricted or a product withdrawn.
+A 4xx or 5xx that comes back may be a stored answer, which will be repeated for 30 days, or one that was given before
+Runa looked at the key: then the key is still good, and may even have placed an order whose answer was lost. The two
+look alike. A **marked copy** tells them apart: the same order with one more pair of metadata. If Runa holds an answer
+under the key, the copy is "another body" and is refused as such; if it does not, the copy is placed, which is what was
+wanted.
 """
 
 from __future__ import annotations
@@ -60,11 +65,11 @@ from airflow_provider_runa.placement.errors import (
     StatusUnreadableError,
     WrongAccountError,
 )
-from airflow_provider_runa.placement.identity import LAST_GENERATION, OrderIdentity
+from airflow_provider_runa.placement.identity import LAST_GENERATION, OrderIdentity, unmarked
 from airflow_provider_runa.placement.payment import differences, fingerprint
 from airflow_provider_runa.placement.ports import Clock, OrderClient, RecordStore
 from airflow_provider_runa.placement.reconcile import CLOCK_SLACK, Sighting, search
-from airflow_provider_runa.placement.record import Outcome, Record
+from airflow_provider_runa.placement.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +112,7 @@ class Policy:
 
     :param budget: how long an attempt goes on sending while the outcome is unknown.
     :param in_flight: how long a request whose sender is gone, or gave up, may still be on its way or at work.
-    :param settling: how long after the last request that was answered 5xx its order may be missing from the list.
+    :param settling: how long the order of a request that was answered 5xx may be missing from the list.
     :param patience: how long a search waits for orders that do not show what they are.
     :param search_pause: how long it waits between two looks at them.
     """
@@ -120,7 +125,7 @@ class Policy:
 
     @property
     def quiet(self) -> float:
-        """How long after an attempt began a request that an earlier one began to send may still place an order."""
+        """How long after an attempt began one that Airflow gave up on may still place an order."""
         return self.budget + self.in_flight
 
 
@@ -207,19 +212,16 @@ class _Placing:
         self.started = clock.now()
         #: The record that earlier attempts left, as it was when this one began.
         self.earlier: Record | None = None
-        #: Whether every request for this identity before the next one is known, with its answer.
+        #: Whether every request for this identity that is known of got a usable answer.
         self.all_accounted = False
-        #: The last moment at which a request may have been sent whose answer is not known. It is not taken from the
-        #: record: an attempt that Airflow gave up on may have sent one until this attempt began.
-        self.last_sent = self.started
         #: How far a search reaches back at least: whoever used a key that Runa still knows must be found.
         self.searched_back_to = self.started - KEY_MEMORY if identity.survives_runs else self.started
 
     async def run(self) -> Placement:
         """Begin where the last attempt stopped, then try one generation after the other."""
-        self.identity.seal(self.order, LAST_GENERATION)  # whatever is wrong with the order, it shows here
+        self.identity.seal(self.order, LAST_GENERATION, marked=True)  # whatever is wrong with the order shows here
         self.earlier = await self._load()
-        self.all_accounted = self.earlier is None and self.attempt.number == 1 and not self.identity.survives_runs
+        self.all_accounted = self._is_first and not self.identity.survives_runs
         reached = await self._take_up()
         while not isinstance(reached, Placement):
             if reached > LAST_GENERATION:
@@ -227,24 +229,26 @@ class _Placing:
             reached = await self._try(reached)
         return reached
 
+    @property
+    def _is_first(self) -> bool:
+        """Whether no earlier attempt of this task is known."""
+        return self.earlier is None and self.attempt.number == 1
+
     # Each step below returns the placement, or the generation to try next.
 
     async def _take_up(self) -> Placement | int:
         """Begin: with the order of an earlier attempt, or with its generation."""
         record = self.earlier
-        generation = 0
-        if record is not None:
-            generation = record.generation
-            if record.order_id is not None and (placement := await self._take_up_order(record, record.order_id)):
+        generation = record.generation if record is not None else 0
+        if record is not None and record.order_id is not None:
+            if placement := await self._take_up_order(record, record.order_id):
                 return placement
-            if record.outcome is not Outcome.SENT:
-                generation += 1  # the one on record has paid nobody
+            generation += 1
         if self.started - self._not_before() > KEY_LIFETIME:
-            # Runa may have forgotten a key, and would place a second order under it. That need not be the key on
-            # record: a record may be older than what was sent last. If there is no order, the same key goes on: a
-            # request under way uses no other. The first attempt of all has no earlier one to wait for.
-            quiet = 0.0 if record is None and self.attempt.number == 1 else self.policy.quiet
-            return await self._search(generation, "it may be older than Runa's memory of keys", quiet)
+            # Runa may have forgotten a key, and would place a second order under it. If there is no order, begin with
+            # the first key, as every other attempt would that comes now: whatever it knows, it uses the same key.
+            quiet = 0.0 if self._is_first else self.policy.quiet
+            return await self._search(0, "it may be older than Runa's memory of keys", quiet)
         return generation
 
     async def _take_up_order(self, record: Record, order_id: str) -> Placement | None:
@@ -263,40 +267,51 @@ class _Placing:
             raise PaymentChangedError(order_id=order_id, fields="; ".join(told) or "its items or its currency")
         return self._adopt(order, record.generation, record.body)
 
-    async def _try(self, generation: int) -> Placement | int:
-        """Send one generation and see what the answer proves."""
+    async def _try(self, generation: int, *, marked: bool = False, quiet: float | None = None) -> Placement | int:
+        """Send one generation and see what the answer proves.
+
+        :param generation: the generation.
+        :param marked: send a marked copy, to learn whether Runa holds an answer under this key.
+        :param quiet: how long the order of whoever used the key may be missing from the list, in seconds.
+        """
         record = await self._write_intent(generation)
-        may_be_replay = generation < self.attempt.number - 1
+        may_be_repeated = self._may_be_repeated(generation)
         try:
-            order = await self._send(record)
+            order = await self._send(record, marked=marked)
         except _StillUnknownError as unknown:
-            return await self._resolve(record, unknown.error)
+            return await self._resolve(generation, unknown.error, marked=marked)
         except RunaIdempotencyMismatchError as error:
-            self.all_accounted = False
             self.searched_back_to = self.started - KEY_MEMORY
-            return await self._search(generation + 1, f"its key was used for another body: {error}", self.policy.quiet)
+            quiet = self.policy.in_flight if quiet is None else quiet
+            return await self._search(generation + 1, f"its key was used before: {error}", quiet)
         except RunaApiError as error:
-            if may_be_replay:
-                return await self._search(generation + 1, f"Runa refused it: {error}", self.policy.quiet)
+            if may_be_repeated and not marked:
+                log.warning("Refused (%s); sending a marked copy, which tells whether that is an old answer.", error)
+                return await self._try(generation, marked=True)
             self._raise_if_at_the_door(error)
-            if self.all_accounted and await self._load() == record:  # no second execution of this attempt was faster
-                await self._note(replace(record, outcome=Outcome.REJECTED))
             refused = OrderHeldBackError if isinstance(error, HEALABLE) else OrderRejectedError
             raise refused(answer=error, earlier=self._earlier_requests()) from None
-        await self._note(replace(record, outcome=Outcome.PLACED, order_id=order.id))
+        await self._note(replace(record, order_id=order.id))
         order = await self._see(order)
         if order.status == OrderStatus.FAILED:
             placed_before = order.created_at is not None and order.created_at < self.started - CLOCK_SLACK
-            if not (may_be_replay or placed_before):
+            if not (may_be_repeated or placed_before):
                 raise OrderFailedError(order_id=order.id)
             log.warning("Order %s ended FAILED and paid nobody: placing it again as a new order.", order.id)
             return generation + 1
         return Placement(order, generation, self.identity.reference(generation), adopted=False)
 
-    async def _send(self, record: Record) -> Order:
+    def _may_be_repeated(self, generation: int) -> bool:
+        """Whether an earlier attempt can have sent a generation, so that an answer may be the one it got.
+
+        Each attempt uses at most one new generation, so that without a record their number is the limit.
+        """
+        return generation <= (self.earlier.generation if self.earlier is not None else self.attempt.number - 2)
+
+    async def _send(self, record: Record, *, marked: bool) -> Order:
         """Send under the record's key until the answer is known or the budget is spent."""
-        sealed = self.identity.seal(self.order, record.generation)
-        deadline = record.last_sent + timedelta(seconds=self.policy.budget)
+        sealed = self.identity.seal(self.order, record.generation, marked=marked)
+        deadline = self.clock.now() + timedelta(seconds=self.policy.budget)
         for tries in itertools.count(1):
             try:
                 return await self.client.create_order(
@@ -306,7 +321,6 @@ class _Placing:
                 if not is_outcome_unknown(error):
                     raise
                 self.all_accounted = False
-                self.last_sent = self.clock.now()
                 pause = pause_before_retry(tries, error, self.rng)
                 if self.clock.now() + timedelta(seconds=pause) > deadline:
                     raise _StillUnknownError(error) from None
@@ -325,17 +339,14 @@ class _Placing:
         except RunaError as error:
             raise StatusUnreadableError(order_id=order.id, answer=error) from None
 
-    async def _resolve(self, record: Record, error: RunaError) -> Placement | int:
-        """The budget is spent: search, and if Runa itself keeps failing under this key, allow the next one."""
-        server_error = isinstance(error, RunaServerError)
-        record = replace(record, last_sent=self.last_sent, server_errors=record.server_errors + server_error)
-        await self._note(record)
+    async def _resolve(self, generation: int, error: RunaError, *, marked: bool) -> Placement | int:
+        """The budget is spent: search, and if Runa itself keeps failing under this key, see whether it is spent."""
         sighting = await self._look()
         if sighting.order is not None:
             return await self._adopt_found(sighting.order, sighting.generation)
-        persists = record.server_errors >= 2 or (self.earlier is None and self.attempt.number > 1)
-        if server_error and persists:
-            return await self._search(record.generation + 1, f"Runa keeps answering: {error}", self.policy.settling)
+        if isinstance(error, RunaServerError) and not marked and not self._is_first:
+            log.warning("Still answered %s; sending a marked copy, which tells whether that is an old answer.", error)
+            return await self._try(generation, marked=True, quiet=self.policy.settling)
         raise OutcomeUnknownError(answer=error, reference=self._any_reference())
 
     # -- searching --------------------------------------------------------------------------------------------------
@@ -345,14 +356,13 @@ class _Placing:
 
         :param following: that generation, unless one that ended FAILED is as high.
         :param reason: why it is searched, for the log and the error.
-        :param quiet: seconds that must have passed since the last request before "not in the list" counts.
+        :param quiet: how long an order that is there may still be missing from the list, in seconds.
         """
         log.warning("Searching the order list for %s: %s.", self._any_reference(), reason)
         sighting = await self._look()
-        wait = (self.last_sent - self.clock.now()).total_seconds() + quiet
-        if sighting.absent and wait > 0:
-            log.warning("Not found; looking again in %.0f s, when an order under way must show.", wait)
-            await self.clock.sleep(wait)
+        if sighting.absent and quiet > 0:
+            log.warning("Not found; looking again in %.0f s, when an order under way must show.", quiet)
+            await self.clock.sleep(quiet)
             sighting = await self._look()
         if sighting.order is not None:
             return await self._adopt_found(sighting.order, sighting.generation)
@@ -396,15 +406,17 @@ class _Placing:
         """Adopt an order that a search has found, if it pays what this attempt would pay."""
         if told := differences(self.order, order):
             raise PaymentChangedError(order_id=order.id, fields="; ".join(told))
-        record = self._record(generation)
-        await self._note(replace(record, outcome=Outcome.PLACED, order_id=order.id))
+        await self._note(replace(self._record(generation), order_id=order.id))
         return self._adopt(order, generation, None)
 
     def _adopt(self, order: Order, generation: int, body: str | None) -> Placement:
         log.info("Order %s was placed earlier and is %s: nothing is sent.", order.id, order.status)
         sealed = self.identity.seal(self.order, generation)
-        told = (order.description, order.metadata) if order.items is not None else None
-        if body not in (None, _hash(sealed)) or told not in (None, (sealed.description, sealed.metadata)):
+        unlike = order.items is not None and (order.description, unmarked(order.metadata)) != (
+            sealed.description,
+            sealed.metadata,
+        )
+        if body not in (None, _hash(sealed)) or unlike:
             log.warning("Its description or metadata differ from this task's; it keeps the ones it has.")
         return Placement(order, generation, self.identity.reference(generation), adopted=True)
 
@@ -433,17 +445,13 @@ class _Placing:
             log.warning("The record of %s could not be written (%s).", self._any_reference(), type(error).__name__)
 
     def _record(self, generation: int) -> Record:
-        """Build the record of a request that is sent now, keeping what is known of earlier ones."""
-        earlier = self.earlier
-        same = earlier is not None and earlier.generation == generation
+        """Build the record of a request that is sent now."""
         return Record(
             generation=generation,
             idempotency_key=self.identity.idempotency_key(generation),
             payment=self.payment,
             body=_hash(self.identity.seal(self.order, generation)),
-            first_sent=earlier.first_sent if earlier is not None else self._no_attempt_before(),
-            last_sent=self.clock.now(),
-            server_errors=earlier.server_errors if earlier is not None and same else 0,
+            first_sent=self.earlier.first_sent if self.earlier is not None else self._no_attempt_before(),
         )
 
     def _any_reference(self) -> str:
@@ -452,7 +460,7 @@ class _Placing:
 
     def _earlier_requests(self) -> str:
         if self.all_accounted:
-            return "none was sent before"
+            return "no earlier one is known"
         return f"an earlier one may have, under reference {self._any_reference()}"
 
 

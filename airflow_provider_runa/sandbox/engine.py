@@ -279,8 +279,9 @@ class Engine:
             self.requests[f"{method} {self._route(path)}"] += 1
             hit = [fault for fault in self.faults if fault.hits(method, path)]
             self.faults = [fault for fault in self.faults if fault.count > 0]
-            answer = self._answer(method, path, query, heads, body, hit)
-            answer.delay += self.latency + sum(fault.seconds for fault in hit if fault.kind == "latency")
+            delay = self.latency + sum(fault.seconds for fault in hit if fault.kind == "latency")
+            answer = self._answer(method, path, query, heads, body, hit, delay)
+            answer.delay = delay
             answer.headers["X-Api-Version"] = API_VERSION
             if answer.delay and method == "POST" and path == "/order":
                 key = heads.get("x-idempotency-key", "")
@@ -302,6 +303,7 @@ class Engine:
         headers: Mapping[str, str],
         body: bytes,
         hit: Sequence[Fault],
+        delay: float,
     ) -> Answer:
         kinds = {fault.kind: fault for fault in hit}
         if "drop_before" in kinds:
@@ -312,7 +314,7 @@ class Engine:
                 return _fault_answer(fault)
             self._admit(headers)
             if (method, path) == ("POST", "/order"):
-                answer = self._post_order(headers, body, kinds)
+                answer = self._post_order(headers, body, kinds, delay)
             else:
                 answer = _json(200, self._get(method, path, query, body, headers))
         except _Refusal as refusal:
@@ -337,7 +339,7 @@ class Engine:
 
     # -- orders: placing ----------------------------------------------------------------------------------------------
 
-    def _post_order(self, headers: Mapping[str, str], body: bytes, kinds: Mapping[str, Fault]) -> Answer:
+    def _post_order(self, headers: Mapping[str, str], body: bytes, kinds: Mapping[str, Fault], delay: float) -> Answer:
         now = self.now()
         while self._recent_posts and self._recent_posts[0] <= now - 60:
             self._recent_posts.popleft()
@@ -364,7 +366,7 @@ class Engine:
             return Answer(known[1], known[2].encode())
 
         try:
-            answer = self._place(headers, key, mode, body, kinds)
+            answer = self._place(headers, key, mode, body, kinds, delay)
         except _Refusal as refusal:
             answer = _json(refusal.status, refusal.body)
         if "status_after" in kinds:
@@ -381,7 +383,7 @@ class Engine:
         return _json(refusal.status, refusal.body)
 
     def _place(
-        self, headers: Mapping[str, str], key: str, mode: str, body: bytes, kinds: Mapping[str, Fault]
+        self, headers: Mapping[str, str], key: str, mode: str, body: bytes, kinds: Mapping[str, Fault], delay: float
     ) -> Answer:
         forced = headers.get("x-trigger-error")
         if forced == "internal_server_error":
@@ -422,7 +424,7 @@ class Engine:
         if currency != payment:
             symbol = f"{currency}{payment}"
             fx = {"rate": f"{rate:.4f}", "rate_symbol": symbol, "fee": {"value": "0.00", "currency": payment}}
-        now = self.now()
+        now = self.now() + delay  # the order is there, and shows in the list, when its answer is due
         order_id = f"O-{_ulid(now)}"
         items = [
             self._item(item, currency, amount, price, now)
@@ -557,8 +559,9 @@ class Engine:
     def _list_orders(self, query: Sequence[tuple[str, str]]) -> dict[str, Any]:
         limit, where, arguments, backwards = _page(query, default=100)
         rows = self._db.execute(
-            f"SELECT {self._COLUMNS} FROM orders {where} ORDER BY seq {'ASC' if backwards else 'DESC'} LIMIT ?",  # noqa: S608
-            (*arguments, limit),
+            f"SELECT {self._COLUMNS} FROM orders WHERE created <= ? AND {where} "  # noqa: S608
+            f"ORDER BY seq {'ASC' if backwards else 'DESC'} LIMIT ?",
+            (self.now(), *arguments, limit),
         ).fetchall()
         if backwards:
             rows.reverse()
@@ -756,8 +759,8 @@ def _page(query: Sequence[tuple[str, str]], *, default: int) -> tuple[int, str, 
             found = re.fullmatch(r"A-(\d{1,18})", values[name])
             if not found:
                 raise _Refusal(400, "pagination_error", "The cursor is not one of Runa's.")
-            return limit, f"WHERE seq {operator} ?", (int(found.group(1)),), name == "before"
-    return limit, "", (), False
+            return limit, f"seq {operator} ?", (int(found.group(1)),), name == "before"
+    return limit, "TRUE", (), False
 
 
 def _list_products(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -771,8 +774,8 @@ def _list_products(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
         and (not countries or countries & set(product["countries_redeemable_in"]))
         and (not categories or categories & set(product["categories"]))
     ]
-    limit, where, arguments, backwards = _page(query, default=500)
-    begin = arguments[0] if where and not backwards else 0
+    limit, _, arguments, backwards = _page(query, default=500)
+    begin = arguments[0] if arguments and not backwards else 0
     if backwards:
         begin = max(0, arguments[0] - limit)
     rows = chosen[begin : begin + limit]

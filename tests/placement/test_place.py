@@ -261,7 +261,7 @@ def test_the_record_is_written_before_the_request() -> None:
     world.attempt()
     posts = [values for request, values in seen if request == ("POST", "/order")]
     assert posts
-    assert all(values["outcome"] == "sent" for values in posts)
+    assert all(values["idempotency_key"] == world.identity().idempotency_key(0) for values in posts)
 
 
 def test_a_record_that_cannot_be_written_afterwards_does_not_fail_the_order() -> None:
