@@ -64,10 +64,13 @@ class SteppedClient:
 
     def __init__(self, world: PlacingMachine) -> None:
         self.world = world
+        self.records = world.records
 
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         world = self.world
         await boundary("before POST")
+        if self.records.kept:
+            assert idempotency_key in self.records.written, "a request leaves that was never on record"
         request = UnderWay(world.client, world.clock.now(), (order, idempotency_key, execution_mode))
         world.under_way.append(request)
         await boundary("POST under way")
@@ -99,6 +102,7 @@ class SteppedRecords:
     def __init__(self, *, kept: bool) -> None:
         self.kept = kept
         self.history: list[dict[str, Any]] = []
+        self.written: set[str] = set()  # idempotency keys, whatever became of the record since
         self.current: dict[str, Any] | None = None
         self.out_of_reach = 0
 
@@ -118,6 +122,7 @@ class SteppedRecords:
         if self.kept:
             self.current = record.to_json()
             self.history.append(self.current)
+            self.written.add(record.idempotency_key)
         await boundary("record written")
 
 
@@ -285,14 +290,29 @@ class PlacingMachine(RuleBasedStateMachine):
         assert Decimal(str(row.body["items"][0]["face_value"])) == attempt.amount, "green with another payment"
         assert not (row.status == "FAILED" and ending.order.status == "COMPLETED"), "green with a FAILED order"
 
-    @precondition(lambda self: len(self.running) < 2 and self.tries < 15)
-    @rule(steps=st.one_of(st.none(), st.integers(1, 25)), killed=st.booleans())
-    def attempt(self, steps: int | None, killed: bool) -> None:
-        """Airflow begins an attempt: a first one, a retry, after a clear, or while one that it gave up still runs."""
+    @precondition(lambda self: not self.running and self.tries < 15)
+    @rule(seconds=st.sampled_from([0, 5, 300]))
+    def attempt(self, seconds: int) -> None:
+        """Airflow begins an attempt: a first one, a retry, or after a clear."""
+        self.clock.advance(seconds=seconds)
+        self.tries += 1
+        self._run(self._begin())
+
+    @precondition(lambda self: not self.running and self.tries < 15)
+    @rule(steps=st.integers(1, 25))
+    def attempt_and_die(self, steps: int) -> None:
+        """It is killed on its way."""
         self.tries += 1
         attempt = self._begin()
-        if self._run(attempt, steps or 100_000) is None and killed:
+        if self._run(attempt, steps) is None:
             self._kill(attempt)
+
+    @precondition(lambda self: len(self.running) < 2 and self.tries < 15)
+    @rule(steps=st.integers(1, 25))
+    def attempt_and_linger(self, steps: int) -> None:
+        """It stops on its way and may go on later, beside the attempt that comes after it."""
+        self.tries += 1
+        self._run(self._begin(), steps)
 
     @precondition(lambda self: len(self.running) == 1)
     @rule()
@@ -322,9 +342,9 @@ class PlacingMachine(RuleBasedStateMachine):
         """Another DAG run orders under the same ``order_key``: a record, a try number and a time of its own."""
         TRIED["event: another run"] += 1
         self.records = SteppedRecords(kept=record)
-        self.tries = 0
+        self.tries = 1
         self.run_after = self.clock.now()
-        self.attempt(steps=steps, killed=False)
+        self._run(self._begin(), steps or 100_000)
 
     def _another_run_is_covered(self) -> bool:
         return self.look_back is not None or self.clock.now() - self.first_run < timedelta(days=28)
@@ -376,9 +396,7 @@ class PlacingMachine(RuleBasedStateMachine):
             kind, stored = "status", False
         self._fault(kind, status=status, count=count, skip=skip, typed=typed, stored=stored or kind == "status_after")
 
-    @rule(
-        refusal=st.sampled_from(REFUSALS), count=st.sampled_from([1, 3]), skip=st.integers(0, 2), stored=st.booleans()
-    )
+    @rule(refusal=st.sampled_from(REFUSALS), count=st.integers(1, 4), skip=st.integers(0, 2), stored=st.booleans())
     def refuse(self, refusal: tuple[int, str], count: int, skip: int, stored: bool) -> None:
         status, kind = refusal
         self._fault("status", status=status, type=kind, count=count, skip=skip, stored=stored)
@@ -387,9 +405,15 @@ class PlacingMachine(RuleBasedStateMachine):
     def fail_reads(self, path: str, count: int, skip: int) -> None:
         self._fault("drop_before", method="GET", path=path, count=count, skip=skip)
 
+    @rule(count=st.integers(1, 2))
+    def point_at_another_account(self, count: int) -> None:
+        """Orders that were placed are unknown: the connection was changed, for a while."""
+        self._fault("status", status=404, type="not_found", method="GET", path="/order/*", count=count)
+
+    @precondition(lambda self: not any(fault.kind == "latency" for fault in self.engine.faults))
     @rule(seconds=st.sampled_from([20, 100]))
     def take_long(self, seconds: float) -> None:
-        """The next request is still running, for whoever asks under its key."""
+        """The next request is still running, for whoever asks under its key; not longer than the policy assumes."""
         self._fault("latency", seconds=seconds)
 
     @rule(count=st.integers(1, 8))
@@ -527,3 +551,15 @@ class PlacingMachine(RuleBasedStateMachine):
             raise AssertionError(f"no order after {len(endings)} attempts without a fault: {endings}")
         (order,) = self.paying()
         assert (order.id, order.status) == (endings[-1].order.id, "COMPLETED")
+        self._come_later()
+
+    def _come_later(self) -> None:
+        """Whoever comes after the end, knowing nothing, pays nobody."""
+        self.records = SteppedRecords(kept=False)
+        self.tries += 1
+        self._run(self._begin())
+        self.nobody_is_paid_twice()
+        if self.keyed and self._another_run_is_covered():
+            self.tries, self.run_after = 1, self.clock.now()
+            self._run(self._begin())
+            self.nobody_is_paid_twice()

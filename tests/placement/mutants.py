@@ -1,0 +1,159 @@
+"""``make mutants``: break the algorithm on purpose, one way at a time, and see that the state machine notices.
+
+    python -m tests.placement.mutants [NAME ...]
+
+A mutant is a copy of the project in which a few lines read otherwise. It is killed when a schedule of the machine
+violates an invariant; one that survives tells of something that the machine does not test. Ends with status 1 then.
+The list is in ``mutants.txt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+LIST = Path(__file__).with_suffix(".txt")
+COPIED = ("airflow_provider_runa", "tests/__init__.py", "tests/placement", "tests/support")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A few lines that read otherwise.
+
+    :param file: path below the package.
+    :param old: the lines as they are; they stand in the file once.
+    :param new: the lines of the mutant.
+    """
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass
+class Mutant:
+    """A wrong algorithm.
+
+    :param name: what is wrong with it.
+    :param changes: what makes it so.
+    """
+
+    name: str
+    changes: list[Change] = field(default_factory=list)
+
+    def apply(self, root: Path) -> None:
+        """Change the files of a project.
+
+        :param root: the project's folder.
+        :raises ValueError: if the lines do not stand there exactly once: the mutant is out of date.
+        """
+        for change in self.changes:
+            path = root / "airflow_provider_runa" / change.file
+            text = path.read_text()
+            if text.count(change.old) != 1:
+                raise ValueError(f"{self.name}: stands {text.count(change.old)} times in {change.file}:\n{change.old}")
+            path.write_text(text.replace(change.old, change.new))
+
+
+def read_mutants() -> list[Mutant]:
+    """Return the mutants of the list."""
+    mutants: list[Mutant] = []
+    for line in LIST.read_text().splitlines():
+        if line.startswith("== "):
+            mutants.append(Mutant(line.removeprefix("== ")))
+        elif line.startswith("@@ "):
+            mutants[-1].changes.append(Change(line.removeprefix("@@ "), "", ""))
+        elif line and line[0] in " -+":
+            change = mutants[-1].changes.pop()
+            old, new = (f"{line[1:]}\n" * (line[0] in signs) for signs in (" -", " +"))
+            mutants[-1].changes.append(Change(change.file, change.old + old, change.new + new))
+    return mutants
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant.
+
+    :param mutant: which.
+    :param killed: whether an invariant was violated.
+    :param told: the violation, or what there was instead.
+    :param seconds: how long it took.
+    """
+
+    mutant: Mutant
+    killed: bool
+    told: str
+    seconds: float
+
+
+def hunt(mutant: Mutant, *, schedules: int, seconds: float, seed: int) -> Verdict:
+    """Run the machine on a mutant until it is killed, or enough was tried.
+
+    :param mutant: which.
+    :param schedules: how many at most.
+    :param seconds: how long at most.
+    :param seed: of the first round.
+    """
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        for name in COPIED:
+            source, target = ROOT / name, Path(folder) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        mutant.apply(Path(folder))
+        options = ("--schedules", schedules, "--seconds", seconds, "--seed", seed, "--processes", 1)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.placement.soak", "--no-shrink", *map(str, options)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=seconds + 300,
+        )
+    found = [line for line in done.stdout.splitlines() if line.startswith("VIOLATION, ")]
+    # Anything but a violated invariant is a mutant that does not run, and proves nothing.
+    killed = done.returncode == 1 and bool(found) and "AssertionError" in found[0]
+    told = (found or (done.stderr or done.stdout).strip().splitlines() or ["nothing"])[-1]
+    return Verdict(mutant, killed, told.partition("AssertionError: ")[2] or told, time.monotonic() - began)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hunt the mutants and print what became of each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only mutants whose name contains this")
+    parser.add_argument("--schedules", type=int, default=6000, help="for each mutant at most (default 6000)")
+    parser.add_argument("--seconds", type=float, default=240, help="for each mutant at most (default 240)")
+    parser.add_argument("--seed", type=int, default=1, help="of the first round (default 1)")
+    options = parser.parse_args(argv)
+
+    began = time.monotonic()
+    chosen = [m for m in read_mutants() if not options.names or any(name in m.name for name in options.names)]
+    survivors = 0
+
+    def work(mutant: Mutant) -> Verdict:
+        return hunt(mutant, schedules=options.schedules, seconds=options.seconds, seed=options.seed)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for verdict in pool.map(work, chosen):
+            survivors += not verdict.killed
+            state = "killed" if verdict.killed else "SURVIVED"
+            print(f"{state:8} {verdict.seconds:5.0f} s  {verdict.mutant.name}: {verdict.told[:100]}", flush=True)
+    print(f"\n{len(chosen)} mutants, {len(chosen) - survivors} killed, {time.monotonic() - began:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
