@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test test-unit test-e2e demo demo-ui bench constraints clean
+.PHONY: help venv lint test test-unit test-e2e soak mutants demo demo-ui bench docs/errors.md constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,15 @@ test-unit: $(STAMP) ## all but the tests on a real Airflow
 
 test-e2e: $(STAMP) ## the tests on a real Airflow
 	$(BIN)/python -m pytest -m e2e
+
+soak: $(STAMP) ## many schedules of hostile events against placing (bounded: 20 minutes)
+	$(BIN)/python -m tests.placement.soak --schedules 20000 --seconds 1200
+
+mutants: $(STAMP) ## wrong algorithms, each of which the tests of placing must notice
+	$(BIN)/python -m tests.placement.mutants
+
+docs/errors.md: $(STAMP) ## the table of errors, from the code
+	$(BIN)/python -m scripts.error_table > $@
 
 demo: $(STAMP) ## run an example DAG on a real Airflow against the sandbox, and show the orders
 	$(BIN)/python -m scripts.demo

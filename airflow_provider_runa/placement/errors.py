@@ -52,7 +52,7 @@ class OrderHeldBackError(PlacementError):
 
     retryable = True
     money = "This request paid nobody: Runa refused the order for now ({answer}); {earlier}."
-    next = "The next retry sends the order again, as a new one."
+    next = "The next retry sends the order again."
     todo = "Top up the balance or lift the restriction that Runa names; if no retry is left, clear the task."
 
 
@@ -110,12 +110,15 @@ class WrongAccountError(PlacementError):
 
 
 class RecordUnavailableError(PlacementError):
-    """The record of the task cannot be read or written, so that nothing may be sent."""
+    """The record of the task cannot be read or written, so that nothing (more) may be sent."""
 
     retryable = True
-    money = "Nothing was sent in this attempt: the record of what the task has sent cannot be {verb} ({reason})."
-    next = "The next retry begins with the record again."
-    todo = "Check that the worker reaches Airflow's API server."
+    money = (
+        "Nothing was sent from here on, because the record of what the task sends cannot be {verb} ({reason}); "
+        "what it has sent before is not lost."
+    )
+    next = "The next retry begins with the record again, and finds an order that was placed."
+    todo = "Check that the worker reaches Airflow's API server; if no retry is left, clear the task."
 
 
 class OrderFailedError(PlacementError):

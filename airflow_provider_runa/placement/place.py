@@ -460,8 +460,8 @@ class _Placing:
 
     def _earlier_requests(self) -> str:
         if self.all_accounted:
-            return "no earlier one is known"
-        return f"an earlier one may have, under reference {self._any_reference()}"
+            return "no earlier request is known"
+        return f"an earlier request may have, under reference {self._any_reference()}"
 
 
 def _hash(order: NewOrder) -> str:

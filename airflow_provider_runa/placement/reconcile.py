@@ -32,7 +32,7 @@ class Sighting:
     order: Order | None = None
     generation: int = 0
     failed: set[int] = field(default_factory=set)
-    hidden: set[str] = field(default_factory=set)
+    hidden: list[str] = field(default_factory=list)
 
     @property
     def absent(self) -> bool:
@@ -75,10 +75,10 @@ async def search(
     deadline = clock.now() + timedelta(seconds=patience)
     while sighting.hidden and clock.now() < deadline:
         await clock.sleep(pause)
-        for order_id in sorted(sighting.hidden):
+        for order_id in list(sighting.hidden):
             order = await client.get_order(order_id)
             if order.status in _SETTLED:
-                sighting.hidden.discard(order_id)
+                sighting.hidden.remove(order_id)
                 if await _take_in(order, identity, sighting, client):
                     return sighting
     return sighting
@@ -87,7 +87,7 @@ async def search(
 async def _take_in(row: Order, identity: OrderIdentity, sighting: Sighting, client: OrderClient) -> bool:
     """Note what a row tells; return whether it is the order that was looked for."""
     if row.status not in _SETTLED:
-        sighting.hidden.add(row.id)
+        sighting.hidden.append(row.id)
         return False
     generation = identity.generation_in(row.description)
     if generation is None:

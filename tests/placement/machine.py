@@ -13,6 +13,7 @@ import random
 import types
 from collections import Counter
 from collections.abc import AsyncIterator, Generator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -27,7 +28,7 @@ from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import Attempt, Placement, place
 from airflow_provider_runa.placement.record import Record
 from airflow_provider_runa.sandbox.engine import Engine, Fault, OrderRow
-from tests.placement.judge import BASE_URL, START, EngineClient, SimulatedClock
+from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock
 
 RECIPIENT = "planted-recipient-7311@example.com"
 
@@ -179,6 +180,11 @@ REFUSALS = [
 ]
 
 
+def _identity(row: OrderRow) -> str:
+    """Return whose order it is."""
+    return str(row.body["metadata"]["airflow_identity"])
+
+
 def _order(currency: str, product: str, amount: int, recipient: str, description: str) -> NewOrder:
     item = {
         "face_value": amount,
@@ -188,6 +194,80 @@ def _order(currency: str, product: str, amount: int, recipient: str, description
     return NewOrder.build(currency=currency, description=description, items=[item])
 
 
+@dataclass(frozen=True)
+class Weather:
+    """What an attempt meets on its way.
+
+    :param faults: what goes wrong on the network and at Runa.
+    :param timeouts: requests that time out, and arrive at Runa later or never.
+    :param funded: whether the balance covers the order.
+    :param out_of_reach: touches of the record that fail.
+    """
+
+    faults: list[Fault]
+    timeouts: int
+    funded: bool
+    out_of_reach: int
+
+
+def _faults() -> st.SearchStrategy[list[Fault]]:
+    """Up to four faults at once."""
+    skip = st.integers(0, 2)
+    times = st.sampled_from([1, 1, 2, 3, 50])
+    lost = st.builds(Fault, st.sampled_from(["drop_before", "drop_after", "half_answer"]), count=times, skip=skip)
+    # A 5xx that Runa repeats under its key or one that it gives before it looks at the key; its own or a gateway's.
+    broken = st.builds(
+        Fault,
+        st.just("status"),
+        status=st.sampled_from([500, 502, 504]),
+        count=times,
+        skip=skip,
+        typed=st.booleans(),
+        stored=st.booleans(),
+    )
+    broken_after = st.builds(Fault, st.just("status_after"), status=st.sampled_from([500, 504]), count=times, skip=skip)
+    too_many = st.builds(Fault, st.just("status"), status=st.just(429), count=times, skip=skip)
+    refused = st.tuples(st.sampled_from(REFUSALS), st.integers(1, 4), skip, st.booleans()).map(
+        lambda drawn: Fault(
+            "status", status=drawn[0][0], type=drawn[0][1], count=drawn[1], skip=drawn[2], stored=drawn[3]
+        )
+    )
+    # Not longer than the policy assumes.
+    slow = st.builds(Fault, st.just("latency"), seconds=st.sampled_from([20, 100]))
+    failing = st.builds(Fault, st.just("fail_order"), count=st.integers(1, 2))
+    unreadable = st.builds(
+        Fault,
+        st.just("drop_before"),
+        method=st.just("GET"),
+        path=st.sampled_from(["/order", "/order/*"]),
+        count=st.sampled_from([2, 12]),
+        skip=st.integers(0, 1),
+    )
+    # The connection was changed, for a while: orders that were placed are unknown.
+    elsewhere = st.builds(
+        Fault,
+        st.just("status"),
+        status=st.just(404),
+        type=st.just("not_found"),
+        method=st.just("GET"),
+        path=st.just("/order/*"),
+        count=st.integers(1, 2),
+    )
+    return st.lists(
+        st.one_of(lost, broken, broken_after, too_many, refused, slow, failing, unreadable, elsewhere),
+        max_size=4,
+        unique_by=lambda fault: fault.kind if fault.kind == "latency" else id(fault),
+    )
+
+
+FAIR = Weather([], timeouts=0, funded=True, out_of_reach=0)
+WEATHER = st.builds(
+    Weather,
+    faults=_faults(),
+    timeouts=st.sampled_from([0, 0, 0, 1, 3, 8]),
+    funded=st.sampled_from([True, True, True, False]),
+    out_of_reach=st.sampled_from([0, 0, 0, 0, 0, 0, 1, 2]),
+)
 SECONDS = st.sampled_from([5, 60, 130, 700, 3600])
 DAYS = st.sampled_from([1, 5, 20, 28.5, 29.5, 31, 45, 200])
 
@@ -218,34 +298,40 @@ class PlacingMachine(RuleBasedStateMachine):
         self.client = EngineClient(self.engine, self.clock)
         self.keyed, self.mode = keyed, mode
         self.look_back = timedelta(days=3650) if keyed and long_look_back else None
-        self.records = SteppedRecords(kept=record)
-        self.amount, self.description = 10, "Reward"
-        self.tries = 0
-        self.begun = 0
-        self.run_after = START
-        self.first_run = START
+        self.number = 0
         self.running: list[RunningAttempt] = []
         self.under_way: list[UnderWay] = []
         self.timeouts = 0
-        self.others: set[str] = set()
+        self.others = 0
+        self._begin_an_order(kept=record)
         self.messages = _Messages()
         LOG.addHandler(self.messages)
         LOG.setLevel(logging.INFO)
         LOG.propagate = False
         TRIED["schedules"] += 1
 
+    def _begin_an_order(self, *, kept: bool) -> None:
+        self.number += 1
+        self.records = SteppedRecords(kept=kept)
+        self.amount, self.description = 10, "Reward"
+        self.tries = 0
+        self.begun = 0
+        self.run_after = self.first_run = self.clock.now()
+
     @property
     def identity(self) -> OrderIdentity:
         if self.keyed:
-            return OrderIdentity.from_order_key(BASE_URL, "spring/42")
-        return OrderIdentity.from_task(BASE_URL, dag_id="dag", run_id="run", task_id="task", map_index=-1)
+            return OrderIdentity.from_order_key(BASE_URL, f"spring/{self.number}")
+        return OrderIdentity.from_task(BASE_URL, dag_id="dag", run_id=f"run{self.number}", task_id="task", map_index=-1)
 
     def order(self) -> NewOrder:
         return _order("USD", "AMZ-US", self.amount, RECIPIENT, self.description)
 
     def paying(self) -> list[OrderRow]:
         """Return the identity's orders that are not FAILED, as Runa knows them."""
-        return [row for row in self.engine.orders() if row.id not in self.others and row.status != "FAILED"]
+        return [
+            row for row in self.engine.orders() if _identity(row) == self.identity.digest and row.status != "FAILED"
+        ]
 
     # -- attempts ---------------------------------------------------------------------------------------------------
 
@@ -280,37 +366,40 @@ class PlacingMachine(RuleBasedStateMachine):
         if isinstance(ending, PlacementError):
             TRIED[f"ended: {type(ending).__name__}"] += 1
             assert RECIPIENT not in str(ending), "a recipient is named in an error"
-            if "no earlier one is known" in str(ending) and self.begun == 1:
+            if "no earlier request is known" in str(ending) and self.begun == 1:
                 assert not self.paying(), f"there is an order, and the error says there is none: {ending}"
             return
         TRIED[f"ended: {'adopted' if ending.adopted else 'placed'}"] += 1
-        rows = {row.id: row for row in self.engine.orders() if row.id not in self.others}
+        rows = {row.id: row for row in self.engine.orders() if _identity(row) == self.identity.digest}
         assert ending.order.id in rows, "green with an order of another identity"
         row = rows[ending.order.id]
         assert Decimal(str(row.body["items"][0]["face_value"])) == attempt.amount, "green with another payment"
         assert not (row.status == "FAILED" and ending.order.status == "COMPLETED"), "green with a FAILED order"
 
     @precondition(lambda self: not self.running and self.tries < 15)
-    @rule(seconds=st.sampled_from([0, 5, 300]))
-    def attempt(self, seconds: int) -> None:
+    @rule(seconds=st.sampled_from([0, 5, 300]), weather=WEATHER)
+    def attempt(self, seconds: int, weather: Weather) -> None:
         """Airflow begins an attempt: a first one, a retry, or after a clear."""
         self.clock.advance(seconds=seconds)
+        self._let_be(weather)
         self.tries += 1
         self._run(self._begin())
 
     @precondition(lambda self: not self.running and self.tries < 15)
-    @rule(steps=st.integers(1, 25))
-    def attempt_and_die(self, steps: int) -> None:
+    @rule(steps=st.integers(1, 25), weather=WEATHER)
+    def attempt_and_die(self, steps: int, weather: Weather) -> None:
         """It is killed on its way."""
+        self._let_be(weather)
         self.tries += 1
         attempt = self._begin()
         if self._run(attempt, steps) is None:
             self._kill(attempt)
 
     @precondition(lambda self: len(self.running) < 2 and self.tries < 15)
-    @rule(steps=st.integers(1, 25))
-    def attempt_and_linger(self, steps: int) -> None:
+    @rule(steps=st.integers(1, 25), weather=WEATHER)
+    def attempt_and_linger(self, steps: int, weather: Weather) -> None:
         """It stops on its way and may go on later, beside the attempt that comes after it."""
+        self._let_be(weather)
         self.tries += 1
         self._run(self._begin(), steps)
 
@@ -337,10 +426,11 @@ class PlacingMachine(RuleBasedStateMachine):
         attempt.kill()
 
     @precondition(lambda self: self.keyed and self._another_run_is_covered() and not self.running)
-    @rule(record=st.booleans(), steps=st.one_of(st.none(), st.integers(1, 25)))
-    def begin_another_run(self, record: bool, steps: int | None) -> None:
+    @rule(record=st.booleans(), steps=st.one_of(st.none(), st.integers(1, 25)), weather=WEATHER)
+    def begin_another_run(self, record: bool, steps: int | None, weather: Weather) -> None:
         """Another DAG run orders under the same ``order_key``: a record, a try number and a time of its own."""
         TRIED["event: another run"] += 1
+        self._let_be(weather)
         self.records = SteppedRecords(kept=record)
         self.tries = 1
         self.run_after = self.clock.now()
@@ -363,64 +453,18 @@ class PlacingMachine(RuleBasedStateMachine):
         TRIED["event: record stale"] += 1
         self.records.current = self.records.history[which % len(self.records.history)]
 
-    @rule(touches=st.integers(1, 3))
-    def put_the_record_out_of_reach(self, touches: int) -> None:
-        TRIED["event: record out of reach"] += 1
-        self.records.out_of_reach = touches
-
     # -- what the network and Runa do -------------------------------------------------------------------------------
 
-    def _fault(self, kind: str, **values: Any) -> None:
-        TRIED[f"fault: {kind}"] += 1
-        self.engine.faults.append(Fault(kind, **values))
-
-    @rule(
-        kind=st.sampled_from(["drop_before", "drop_after", "half_answer"]),
-        count=st.sampled_from([1, 3, 50]),
-        skip=st.integers(0, 2),
-    )
-    def break_the_connection(self, kind: str, count: int, skip: int) -> None:
-        self._fault(kind, count=count, skip=skip)
-
-    @rule(
-        kind=st.sampled_from(["status", "status_after"]),
-        status=st.sampled_from([500, 502, 504, 429]),
-        count=st.sampled_from([1, 3, 50]),
-        skip=st.integers(0, 2),
-        typed=st.booleans(),
-        stored=st.booleans(),
-    )
-    def fail_at_runa(self, kind: str, status: int, count: int, skip: int, typed: bool, stored: bool) -> None:
-        """A 5xx before or after the order is stored, replayed under its key or not; or too many requests."""
-        if status == 429:
-            kind, stored = "status", False
-        self._fault(kind, status=status, count=count, skip=skip, typed=typed, stored=stored or kind == "status_after")
-
-    @rule(refusal=st.sampled_from(REFUSALS), count=st.integers(1, 4), skip=st.integers(0, 2), stored=st.booleans())
-    def refuse(self, refusal: tuple[int, str], count: int, skip: int, stored: bool) -> None:
-        status, kind = refusal
-        self._fault("status", status=status, type=kind, count=count, skip=skip, stored=stored)
-
-    @rule(path=st.sampled_from(["/order", "/order/*"]), count=st.sampled_from([2, 12]), skip=st.integers(0, 1))
-    def fail_reads(self, path: str, count: int, skip: int) -> None:
-        self._fault("drop_before", method="GET", path=path, count=count, skip=skip)
-
-    @rule(count=st.integers(1, 2))
-    def point_at_another_account(self, count: int) -> None:
-        """Orders that were placed are unknown: the connection was changed, for a while."""
-        self._fault("status", status=404, type="not_found", method="GET", path="/order/*", count=count)
-
-    @precondition(lambda self: not any(fault.kind == "latency" for fault in self.engine.faults))
-    @rule(seconds=st.sampled_from([20, 100]))
-    def take_long(self, seconds: float) -> None:
-        """The next request is still running, for whoever asks under its key; not longer than the policy assumes."""
-        self._fault("latency", seconds=seconds)
-
-    @rule(count=st.integers(1, 8))
-    def time_out(self, count: int) -> None:
-        """Requests that time out, and arrive at Runa later or never."""
-        TRIED["fault: timed out"] += count
-        self.timeouts = count
+    def _let_be(self, weather: Weather) -> None:
+        """Let the weather be such; what it was before is over."""
+        self.engine.faults = [replace(fault) for fault in weather.faults]
+        self.engine.set_balance("USD", Decimal(1000 if weather.funded else 0))
+        self.timeouts, self.records.out_of_reach = weather.timeouts, weather.out_of_reach
+        for fault in weather.faults:
+            TRIED[f"fault: {fault.kind}"] += 1
+        TRIED["fault: timed out"] += weather.timeouts
+        TRIED["fault: record out of reach"] += weather.out_of_reach
+        TRIED["event: balance empty"] += not weather.funded
 
     @precondition(lambda self: self.under_way)
     @rule(which=st.integers(0, 10), lost=st.booleans())
@@ -434,32 +478,15 @@ class PlacingMachine(RuleBasedStateMachine):
             with contextlib.suppress(StopIteration, RunaError):  # nobody waits for the answer
                 request.arrive().send(None)
 
-    @rule(count=st.integers(1, 2))
-    def let_orders_fail(self, count: int) -> None:
-        self._fault("fail_order", count=count)
-
-    @rule()
-    def empty_the_balance(self) -> None:
-        TRIED["event: balance empty"] += 1
-        self.engine.set_balance("USD", Decimal(0))
-
-    @rule()
-    def top_up(self) -> None:
-        self.engine.set_balance("USD", Decimal(1000))
-
-    @rule()
-    def let_faults_end(self) -> None:
-        self.engine.faults.clear()
-        self.timeouts = 0
-
     @rule()
     def place_an_order_of_somebody_else(self) -> None:
         """It is in the list too, hidden while it is PROCESSING, with a reference of its own."""
         TRIED["event: order of somebody else"] += 1
-        other = OrderIdentity.from_order_key(BASE_URL, f"other/{len(self.others)}")
+        self.others += 1
+        other = OrderIdentity.from_order_key(BASE_URL, f"other/{self.others}")
         order = other.seal(_order("EUR", "MART-DE", 10, "other@example.com", "Reward"), 0)
         faults, self.engine.faults = self.engine.faults, []
-        self.others.add(self.client.client.create_order(order, idempotency_key=other.idempotency_key(0)).id)
+        self.client.client.create_order(order, idempotency_key=other.idempotency_key(0))
         self.engine.faults = faults
 
     # -- what the user does -----------------------------------------------------------------------------------------
@@ -489,7 +516,7 @@ class PlacingMachine(RuleBasedStateMachine):
     @property
     def _is_late(self) -> bool:
         """Whether Runa may have forgotten a key."""
-        return self.clock.now() - START > timedelta(days=28)
+        return self.clock.now() - self.first_run > timedelta(days=28)
 
     def _end_what_is_too_long_under_way(self) -> None:
         """No request is under way for ever; whether it arrived at all, nobody knows."""
@@ -505,8 +532,8 @@ class PlacingMachine(RuleBasedStateMachine):
         """I1: there is never more than one order that is not FAILED."""
         self._end_what_is_too_long_under_way()
         TRIED["events"] += 1
-        orders = self.paying()
-        assert len(orders) <= 1, f"{len(orders)} orders pay: {[(row.id, row.idempotency_key) for row in orders]}"
+        paying = Counter(_identity(row) for row in self.engine.orders() if row.status != "FAILED")
+        assert max(paying.values(), default=0) <= 1, f"orders that pay, by identity: {dict(paying)}"
 
     @invariant()
     def no_recipient_is_told(self) -> None:
@@ -515,8 +542,14 @@ class PlacingMachine(RuleBasedStateMachine):
         assert RECIPIENT not in str(self.records.current), "a recipient is named in the record"
         self.messages.texts.clear()
 
+    @precondition(lambda self: not self.running and any(row.status == "COMPLETED" for row in self.paying()))
+    @rule(record=st.booleans())
+    def go_on_to_the_next_order(self, record: bool) -> None:
+        """What can happen to this one has happened; the time is better spent on another."""
+        self._settle()
+        self._begin_an_order(kept=record)
+
     def teardown(self) -> None:
-        """I2: once faults stop, a few attempts end in exactly one COMPLETED order."""
         if not hasattr(self, "clock"):
             return
         try:
@@ -526,16 +559,16 @@ class PlacingMachine(RuleBasedStateMachine):
             LOG.propagate = True
 
     def _settle(self) -> None:
+        """I2: once faults stop, a few attempts end in exactly one COMPLETED order."""
         for attempt in list(self.running):
             self._kill(attempt)
-        self.let_faults_end()
-        self.records.out_of_reach = 0
-        self.top_up()
+        self._let_be(FAIR)
         for request in list(self.under_way):
             self._arrive(request, lost=False)
         self.nobody_is_paid_twice()
         endings: list[Any] = []
-        for _ in range(8):
+        # An attempt that knows nothing passes one spent key at a time.
+        for _ in range(4 + len(self.engine.order_posts)):
             self.clock.advance(seconds=900)
             if orders := self.paying():
                 self.amount = int(orders[0].body["items"][0]["face_value"])  # the user restores what was paid
