@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus, check_execution_mode
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
 from airflow_provider_runa.operators._ports import HookClient, SystemClock, TaskStateRecords
 from airflow_provider_runa.placement.errors import (
     OrderFailedError,
@@ -25,7 +25,7 @@ from airflow_provider_runa.placement.errors import (
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
 from airflow_provider_runa.placement.ports import run_blocking
-from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE, RunaOrderTrigger, read_event
+from airflow_provider_runa.triggers.runa import UNREADABLE, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -37,7 +37,11 @@ INLINE_SECONDS = 15.0
 #: Pauses of the first polls, in seconds.
 _FIRST_PAUSES = (1.0, 2.0, 4.0, 8.0)
 
-_EMAIL = re.compile(r"[^\s\"'<>,;:{}\[\]()]+@[^\s\"'<>,;:{}\[\]()]+")
+# In JSON text, too, where an address may hold escapes.
+_EMAIL = re.compile(r"[^\s\"'<>,;:/=|{}\[\]()@]+@[\w\\-]+(?:\.[\w\\-]+)+")
+
+#: Stands for an ``order_key`` that was left out, because ``None`` may be a missing value.
+_LEFT_OUT: Any = object()
 
 
 class RunaCreateOrderOperator(BaseOperator):
@@ -47,8 +51,9 @@ class RunaCreateOrderOperator(BaseOperator):
     most one order that pays, and the task is green only if it is there. See "What is guaranteed" in the README.
 
     Pushes the XCom ``order``: ``{"id", "status", "currency", "face_value", "items", "total_price",
-    "total_discount"}``, amounts as decimal strings, prices ``None`` until the order is COMPLETED. Neither links nor
-    recipients are pushed.
+    "total_discount"}``: ``face_value`` is the sum of the payouts in the currency of their products, ``items`` their
+    number; amounts are decimal strings, prices ``None`` until the order is COMPLETED. Neither links nor recipients are
+    pushed.
 
     :param items: the payouts, 1 to 200 of them, each as Runa's API takes it: ``{"face_value": 10,
         "distribution_method": {"type": "EMAIL", "email_address": …}, "products": {"type": "SINGLE", "value": …}}``.
@@ -57,15 +62,17 @@ class RunaCreateOrderOperator(BaseOperator):
     :param description: shown in Runa's portal, never to recipients; at most 109 characters. (templated)
     :param metadata: pairs of strings to find the order by, at most 15 (19 with an ``order_key``). (templated)
     :param order_key: business key of the order, such as ``spring-winback/customer-42``: whichever task orders it,
-        it is paid once. Default: the task itself, so that each run and each mapped task pays once. (templated)
+        it is paid once. Left out, it is the task itself, so that each run and each mapped task pays once; ``None`` is
+        refused, because that is what a missing value looks like. (templated)
     :param look_back: how long ago *another* run may have placed an order with the same ``order_key``: a
         ``timedelta`` or a number of days. Runa itself remembers for 29 days; for more the order list is searched
         before the first request. Default: 28 days. (templated)
     :param execution_mode: ``"async"``, or ``"sync"`` for exactly one item: Runa answers when it is done. (templated)
     :param wait_for_completion: whether the task ends only when the order is COMPLETED.
     :param deferrable: wait in the triggerer instead of on a worker. Default: ``[operators] default_deferrable``.
-    :param poll_interval: seconds between two looks at the order.
-    :param timeout: how many seconds one attempt waits for the order. The order goes on after that.
+    :param poll_interval: seconds between two looks at the order, or a ``timedelta``.
+    :param timeout: how long one attempt waits for the order, in seconds or as a ``timedelta``. The order goes on after
+        that.
     :param max_total: the sum of all face values may not be more: a guard against a wrong column. (templated)
     :param runa_conn_id: id of the Airflow connection. (templated)
     :raises AirflowFailException: for everything that a retry cannot heal, in one line that says what happened to
@@ -97,13 +104,13 @@ class RunaCreateOrderOperator(BaseOperator):
         currency: str,
         description: str | None = None,
         metadata: Mapping[str, str] | None = None,
-        order_key: str | None = None,
+        order_key: str = _LEFT_OUT,
         look_back: timedelta | float | str | None = None,
         execution_mode: str = "async",
         wait_for_completion: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float = 30.0,
-        timeout: float = 3600.0,
+        poll_interval: float | timedelta = 30.0,
+        timeout: float | timedelta = 3600.0,
         max_total: Decimal | float | str | None = None,
         runa_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
@@ -113,15 +120,19 @@ class RunaCreateOrderOperator(BaseOperator):
         self.currency = currency
         self.description = description
         self.metadata = metadata
-        self.order_key = order_key
+        self.order_key = None if order_key is _LEFT_OUT else order_key
         self.look_back = look_back
         self.execution_mode = execution_mode
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
-        self.poll_interval = poll_interval
-        self.timeout = timeout
+        self.poll_interval = _seconds("poll_interval", poll_interval)
+        self.timeout = _seconds("timeout", timeout)
         self.max_total = max_total
         self.runa_conn_id = runa_conn_id
+        # What was given must not be gone once it is rendered: without its value, less would be guarded than was meant.
+        self._has_order_key = order_key is not _LEFT_OUT
+        self._has_look_back = look_back is not None
+        self._has_max_total = max_total is not None
         self.clock = SystemClock()
         self._order_id: str | None = None
 
@@ -130,14 +141,14 @@ class RunaCreateOrderOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         """Place the order, and wait for it if asked to."""
         try:
-            hook = RunaHook(self.runa_conn_id)
-            placement = self._place(hook, context)
-            order = placement.order
-            if self.wait_for_completion or self.execution_mode == "sync":
-                order = self._wait(hook, order)
-        except (InvalidOrderError, PlacementError) as error:
+            wanted = self._build()
+            with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
+                order = self._place(hook, context, wanted).order
+                if self.wait_for_completion or self.execution_mode == "sync":
+                    order = self._wait(hook, order)
+        except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
             raise _for_airflow(error) from None
-        return self._report(context, order)
+        return self._report(context, order, wanted)
 
     def execute_complete(self, context: Context, event: Any = None) -> str:
         """Take up the order again after the trigger's event.
@@ -150,11 +161,10 @@ class RunaCreateOrderOperator(BaseOperator):
         try:
             if event["status"] == UNREADABLE:
                 raise StatusUnreadableError(order_id=order_id, answer=event.get("reason"))
-            if event["status"] == TIMED_OUT:
-                raise StillProcessingError(order_id=order_id, seconds=f"{self.timeout:.0f}")
-            order = self._settled(self._fetch(RunaHook(self.runa_conn_id), order_id))
+            with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
+                order = self._settled(self._fetch(hook, order_id))
             if order is None:
-                raise StillProcessingError(order_id=order_id, seconds="?")
+                raise StillProcessingError(order_id=order_id, seconds=f"at most {self.timeout:.0f}")
         except PlacementError as error:
             raise _for_airflow(error) from None
         return self._report(context, order)
@@ -168,20 +178,21 @@ class RunaCreateOrderOperator(BaseOperator):
         # Airflow's own place to look at rendered fields, for mapped tasks too. They are stored in clear unless what
         # must not be seen has been registered before.
         super()._do_render_template_fields(parent, *args, **kwargs)
-        items = getattr(parent, "items", None)
+        if isinstance(self.items, Sequence) and not isinstance(self.items, str):
+            self.items = list(self.items)  # the XComs of mapped tasks come as a sequence that fetches one by one
+        fields = [getattr(self, name) for name in self.template_fields]
         with contextlib.suppress(TypeError, ValueError):
-            items = json.loads(items)  # type: ignore[arg-type]
-        if recipients := sorted(set(_recipients(items))):
+            fields.append(json.loads(self.items))  # type: ignore[arg-type]
+        if recipients := sorted(set(_recipients(fields))):
             mask_secret([*recipients])
 
     # -- placing ----------------------------------------------------------------------------------------------------
 
-    def _place(self, hook: RunaHook, context: Context) -> Placement:
-        order = self._build()
+    def _place(self, hook: RunaHook, context: Context, order: NewOrder) -> Placement:
         settings = hook.get_settings()
         task = context["ti"]
-        if self.order_key is not None:
-            identity = OrderIdentity.from_order_key(settings.base_url, self.order_key)
+        if self._has_order_key:
+            identity = OrderIdentity.from_order_key(settings.base_url, self.order_key)  # type: ignore[arg-type]
         else:
             identity = OrderIdentity.from_task(
                 settings.base_url,
@@ -230,7 +241,7 @@ class RunaCreateOrderOperator(BaseOperator):
                     "items: rendered to text that is not JSON; end the template with '| tojson', "
                     "or set render_template_as_native_obj=True on the DAG"
                 ) from None
-        if isinstance(items, Mapping) or not isinstance(items, (list, tuple)):
+        if not isinstance(items, list | tuple):
             # Whatever else an XCom holds: an iterator or a set has no order that the next attempt could repeat.
             raise InvalidOrderError(f"items: must be a list, not {type(items).__name__}")
         order = NewOrder.build(
@@ -240,7 +251,7 @@ class RunaCreateOrderOperator(BaseOperator):
             metadata=self.metadata or None,
         )
         check_execution_mode(order, self.execution_mode)
-        if self.max_total is not None:
+        if self._has_max_total:
             try:
                 limit = Decimal(str(self.max_total))
             except InvalidOperation:
@@ -254,10 +265,11 @@ class RunaCreateOrderOperator(BaseOperator):
         return order
 
     def _look_back(self) -> timedelta | None:
-        if self.look_back is None or isinstance(self.look_back, timedelta):
-            return self.look_back
+        if not self._has_look_back:
+            return None
         try:
-            look_back = timedelta(days=float(self.look_back))
+            given: Any = self.look_back
+            look_back = given if isinstance(given, timedelta) else timedelta(days=float(given))
         except (TypeError, ValueError, OverflowError):
             look_back = timedelta(-1)
         if look_back < timedelta(0):
@@ -285,9 +297,7 @@ class RunaCreateOrderOperator(BaseOperator):
             if self.deferrable and now - began >= timedelta(seconds=INLINE_SECONDS):
                 self.log.info("Order %s is %s: waiting in the triggerer.", order.id, order.status)
                 self.defer(
-                    trigger=RunaOrderTrigger(
-                        [order.id], self.runa_conn_id, float(self.poll_interval), deadline.timestamp()
-                    ),
+                    trigger=RunaOrderTrigger([order.id], self.runa_conn_id, self.poll_interval, deadline.timestamp()),
                     method_name="execute_complete",
                     timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
                 )
@@ -311,14 +321,18 @@ class RunaCreateOrderOperator(BaseOperator):
 
     # -- reporting --------------------------------------------------------------------------------------------------
 
-    def _report(self, context: Context, order: Order) -> str:
-        wanted = self._build()
+    def _report(self, context: Context, order: Order, wanted: NewOrder | None = None) -> str:
+        """Push the summary: what was paid as Runa tells it, and while it does not, as it was wanted.
+
+        After a deferral the order is COMPLETED. What the templates render to by then may be something else.
+        """
+        payouts = order.items or (wanted.items if wanted else ())
         summary = {
             "id": order.id,
             "status": str(order.status),
-            "currency": order.currency or wanted.payment_method.currency,
-            "face_value": str(wanted.total),
-            "items": len(wanted.items),
+            "currency": order.currency or (wanted.payment_method.currency if wanted else None),
+            "face_value": f"{sum(payout.face_value for payout in payouts):.2f}" if payouts else None,
+            "items": len(payouts) if payouts else None,
             "total_price": _text(order.total_price),
             "total_discount": _text(order.total_discount),
         }
@@ -327,11 +341,19 @@ class RunaCreateOrderOperator(BaseOperator):
         return order.id
 
 
-def _for_airflow(error: RunaError) -> Exception:
+def _seconds(name: str, value: float | timedelta) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise ValueError(f"{name}: must be a timedelta or a number of seconds above zero, not {value!r}")
+    return float(seconds)
+
+
+def _for_airflow(error: InvalidOrderError | PlacementError | RunaConnectionSettingsError) -> Exception:
     """Return the error as Airflow should see it: one that no retry heals must not burn retries."""
-    if isinstance(error, PlacementError) and error.retryable:
-        return error
-    return AirflowFailException(str(error))
+    if isinstance(error, PlacementError):
+        return error if error.retryable else AirflowFailException(str(error))
+    found = str(error).rstrip(".")
+    return AirflowFailException(f"Nothing was sent in this attempt: {found}. Mend that, then clear the task.")
 
 
 def _text(amount: Decimal | None) -> str | None:

@@ -107,7 +107,7 @@ def read_event(event: Any) -> dict[str, Any]:
     :param event: what Airflow handed to ``execute_complete``.
     :raises ValueError: if it is missing or not one of its events: waiting must never end by mistake.
     """
-    if not isinstance(event, dict) or event.get("status") not in (SETTLED, TIMED_OUT, UNREADABLE):
-        kind = event.get("status") if isinstance(event, dict) else type(event).__name__
-        raise ValueError(f"The trigger's event is missing or unknown ({kind!r}). Clear the task: it looks again.")
-    return event
+    if isinstance(event, dict) and event.get("status") in (SETTLED, TIMED_OUT, UNREADABLE) and event.get("orders"):
+        return event
+    kind = event.get("status") if isinstance(event, dict) else type(event).__name__
+    raise ValueError(f"The trigger's event is missing or unknown ({kind!r}). Clear the task: it looks again.")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskDeferred
-from airflow.sdk._shared.secrets_masker import redact
+from airflow.sdk._shared.secrets_masker import redact, reset_secrets_masker
 
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from airflow_provider_runa.placement.errors import (
@@ -51,7 +53,7 @@ def test_it_returns_the_id_and_pushes_a_summary(runa: RunningSandbox) -> None:
         "id": order_id,
         "status": "PROCESSING",
         "currency": "USD",
-        "face_value": "10",
+        "face_value": "10.00",
         "items": 1,
         "total_price": None,
         "total_discount": None,
@@ -168,6 +170,7 @@ def test_items_come_from_templates(runa: RunningSandbox, items: Any, native: boo
         ({"order_key": "None"}, "order_key: rendered to 'None', which looks like a missing value"),
         ({"order_key": ""}, "order_key: rendered to ''"),
         ({"order_key": 42}, "order_key: must be text, not int"),
+        ({"order_key": None}, "order_key: must be text, not NoneType"),
         ({"execution_mode": "later"}, "execution_mode"),
         ({"execution_mode": "sync", "items": [ITEM, ITEM]}, "exactly one item"),
         ({"max_total": 19.99, "items": [ITEM, ITEM]}, "max_total: the items add up to 20, more than the 19.99 allowed"),
@@ -182,9 +185,71 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_sent(
 ) -> None:
     with pytest.raises(AirflowFailException, match=message) as caught:
         operator(runa, **values).execute(task_context())
+    assert str(caught.value).startswith("Nothing was sent in this attempt: ")
+    assert str(caught.value).endswith(" Mend that, then clear the task.")
     assert "\n" not in str(caught.value)
     assert ADDRESS not in str(caught.value)
     assert runa.stats()["requests"] == {}
+
+
+@pytest.mark.parametrize(
+    ("connection", "message"),
+    [
+        ({"password": ""}, "Connection 'runa_default': it has no API key"),
+        (
+            {"password": "wglive.secret-5542", "host": "playground.runa.io"},
+            "is one of production, but the host",
+        ),
+    ],
+)
+def test_a_connection_that_cannot_be_used_burns_no_retries(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, connection: dict[str, str], message: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", json.dumps({"conn_type": "runa"} | connection))
+    with pytest.raises(AirflowFailException, match=f"Nothing was sent in this attempt: .*{message}") as caught:
+        operator(runa).execute(task_context())
+    assert "secret-5542" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["order_key", "max_total", "look_back"])
+def test_a_guard_whose_value_is_missing_is_refused(runa: RunningSandbox, field: str) -> None:
+    """A template or an XCom that gives nothing must not turn into "no guard"."""
+    with DAG("rewards", schedule=None, render_template_as_native_obj=True):
+        task = operator(runa, **{"order_key": "spring/42", field: "{{ missing }}"})
+    task.render_template_fields({"missing": None})  # type: ignore[typeddict-unknown-key]
+    assert getattr(task, field) is None
+    with pytest.raises(AirflowFailException, match=f"{field}: must be"):
+        task.execute(task_context())
+    assert runa.stats()["requests"] == {}
+
+
+@pytest.mark.parametrize("field", ["timeout", "poll_interval"])
+@pytest.mark.parametrize("value", [0, -1, "60", None, True, float("nan"), float("inf"), timedelta(0)])
+def test_a_time_that_is_none_breaks_the_dag_and_not_the_wait(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{field}: must be a timedelta or a number of seconds above zero"):
+        operator(**{field: value})
+
+
+def test_times_may_be_timedeltas() -> None:
+    task = operator(timeout=timedelta(hours=2), poll_interval=timedelta(minutes=1))
+    assert (task.timeout, task.poll_interval) == (7200.0, 60.0)
+
+
+def test_the_xcoms_of_mapped_tasks_are_items(runa: RunningSandbox) -> None:
+    class Collected(Sequence[Any]):
+        """As Airflow hands them over: a sequence of its own, that shows none of what it holds."""
+
+        def __getitem__(self, index: Any) -> Any:
+            return [ITEM, ITEM][index]
+
+        def __len__(self) -> int:
+            return 2
+
+    task = render(operator(runa, items=Collected()))
+    assert task.items == [ITEM, ITEM]
+    assert ADDRESS not in str(redact(task.items, "items"))
+    task.execute(task_context())
+    assert runa.stats()["payouts"] == 2
 
 
 @pytest.mark.parametrize("look_back", [timedelta(days=90), 90, "90"])
@@ -287,15 +352,34 @@ def test_after_the_trigger_a_failed_order_fails_the_task_whatever_the_event_says
         operator(runa).execute_complete(task_context(), {"status": SETTLED, "orders": {order_id: "COMPLETED"}})
 
 
-@pytest.mark.parametrize(("status", "error"), [(TIMED_OUT, StillProcessingError), (UNREADABLE, StatusUnreadableError)])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(TIMED_OUT, StillProcessingError), (SETTLED, StillProcessingError), (UNREADABLE, StatusUnreadableError)],
+)
 def test_after_the_trigger_gave_up_the_retry_takes_up_the_order(
     runa: RunningSandbox, status: str, error: type[Exception]
 ) -> None:
+    order_id = operator(runa).execute(task_context())
     with pytest.raises(error, match="takes up the same order"):
-        operator(runa).execute_complete(task_context(), {"status": status, "orders": {"O-1": "PROCESSING"}})
+        operator(runa).execute_complete(task_context(), {"status": status, "orders": {order_id: "PROCESSING"}})
 
 
-@pytest.mark.parametrize("event", [None, {}, "done", {"status": "success"}])
+def test_an_order_that_settled_at_the_last_moment_is_seen(runa: RunningSandbox) -> None:
+    order_id = placed(runa)
+    event = {"status": TIMED_OUT, "orders": {order_id: "PROCESSING"}}
+    assert operator(runa).execute_complete(task_context(), event) == order_id
+
+
+def test_after_the_trigger_it_reports_what_was_paid_whatever_the_templates_say_now(runa: RunningSandbox) -> None:
+    order_id = placed(runa, items=[ITEM, ITEM | {"face_value": "5.50"}], max_total=20)
+    context = task_context()
+    later = operator(runa, items=[ITEM | {"face_value": 21}], max_total=20)
+    later.execute_complete(context, {"status": SETTLED, "orders": {order_id: "COMPLETED"}})
+    summary = context["ti"].xcoms["order"]
+    assert (summary["face_value"], summary["items"], summary["currency"]) == ("15.50", 2, "USD")
+
+
+@pytest.mark.parametrize("event", [None, {}, "done", {"status": "success"}, {"status": SETTLED, "orders": {}}])
 def test_a_missing_or_unknown_event_fails_loudly(runa: RunningSandbox, event: Any) -> None:
     with pytest.raises(ValueError, match="missing or unknown"):
         operator(runa).execute_complete(task_context(), event)
@@ -318,20 +402,36 @@ def test_on_kill_says_that_the_order_goes_on(
 # -- what must not be seen ------------------------------------------------------------------------------------------
 
 
+ROWS = [{"distribution_method": {"email_address": "grace-7311@example.com", "recipient_reference": "reference-7311"}}]
+
+
 @pytest.mark.parametrize(
-    ("items", "hidden"),
+    ("fields", "hidden"),
     [
-        ("{{ rows | tojson }}", ["grace-7311@example.com", "reference-7311"]),
-        ([{"distribution_method": {"email_address": "{{ address }}"}}], ["hedy-7311@example.com"]),
+        ({"items": "{{ rows | tojson }}"}, ["grace-7311@example.com", "reference-7311"]),
+        ({"items": [{"distribution_method": {"email_address": "{{ to }}"}}]}, ["hedy-7311@example.com"]),
+        ({"items": "{{ quoted | tojson }}"}, ["o\\u0027brien-7311@example.com"]),
+        ({"items": "to {{ to }}, {{ to }}."}, ["hedy-7311@example.com"]),
+        ({"description": "for {{ to }}."}, ["hedy-7311@example.com"]),
+        ({"order_key": "winback/{{ to }}"}, ["hedy-7311@example.com"]),
+        ({"metadata": {"customer": "{{ to }}"}}, ["hedy-7311@example.com"]),
     ],
 )
-def test_recipients_are_masked_once_rendered(items: Any, hidden: list[str]) -> None:
-    rows = [
-        {"distribution_method": {"email_address": "grace-7311@example.com", "recipient_reference": "reference-7311"}}
-    ]
-    task = operator(items=items)
-    render(task, rows=rows, address="hedy-7311@example.com")
-    shown = str(redact(task.items, "items"))
-    for value in hidden:
-        assert value not in shown
-        assert value not in str(redact(f"log line about {value}"))
+@pytest.mark.parametrize("mapped", [False, True])
+def test_recipients_are_masked_once_rendered(fields: dict[str, Any], hidden: list[str], mapped: bool) -> None:
+    quoted = [{"email_address": "o'brien-7311@example.com"}]
+    values: Any = {"rows": ROWS, "quoted": quoted, "to": "hedy-7311@example.com"}
+    reset_secrets_masker()
+    fields = {"items": []} | fields
+    if mapped:
+        with DAG("rewards", schedule=None) as dag:
+            task = RunaCreateOrderOperator.partial(task_id="pay", currency="USD").expand_kwargs([fields])
+        place = SimpleNamespace(map_index=0)
+        values |= {"dag": dag, "dag_run": SimpleNamespace(conf={}), "ti": place, "expanded_ti_count": 1}
+        task.render_template_fields(values)
+        rendered = values["task"]
+    else:
+        rendered = render(operator(**fields), **values)
+    shown = "\n".join(str(redact(getattr(rendered, field), field)) for field in fields)
+    assert "***" in shown
+    assert not [value for value in hidden if value in shown + str(redact(f"log line about {value}"))]
