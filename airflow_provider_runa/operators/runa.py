@@ -60,7 +60,7 @@ class RunaCreateOrderOperator(BaseOperator):
         A list, an XCom, or a template that renders to a list or to JSON. (templated)
     :param currency: currency of the account balance that pays, three capital letters. (templated)
     :param description: shown in Runa's portal, never to recipients; at most 109 characters. (templated)
-    :param metadata: pairs of strings to find the order by, at most 15 (19 with an ``order_key``). (templated)
+    :param metadata: pairs of strings to find the order by, at most 14 (18 with an ``order_key``). (templated)
     :param order_key: business key of the order, such as ``spring-winback/customer-42``: whichever task orders it,
         it is paid once. Left out, it is the task itself, so that each run and each mapped task pays once; ``None`` is
         refused, because that is what a missing value looks like. (templated)

@@ -165,7 +165,7 @@ def test_items_come_from_templates(runa: RunningSandbox, items: Any, native: boo
         ({"items": [ITEM, ITEM | {"facevalue": 1}]}, r"items\[1\].*facevalue"),
         ({"currency": "dollars"}, "currency"),
         ({"description": "d" * 110}, "description: has 110 characters, 109 are allowed"),
-        ({"metadata": {f"k{number}": "v" for number in range(16)}}, "metadata: has 16 pairs, 15 are allowed"),
+        ({"metadata": {f"k{number}": "v" for number in range(16)}}, "metadata: has 16 pairs, 14 are allowed"),
         ({"metadata": {"airflow_identity": "mine"}}, "reserved"),
         ({"order_key": "None"}, "order_key: rendered to 'None', which looks like a missing value"),
         ({"order_key": ""}, "order_key: rendered to ''"),
