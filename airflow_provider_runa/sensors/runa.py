@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -18,17 +19,18 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_runa.api.errors import RunaError, RunaNotFoundError
 from airflow_provider_runa.api.models import OrderStatus
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
 from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class _OrderFailed(RunaError):
-    """An order is FAILED, or unknown to the account: no later look changes that.
+class _NoUseWaiting(BaseException):
+    """An order is FAILED or unknown to the account, or the connection cannot be used: no later look changes that.
 
-    Not an AirflowException, because ``soft_fail`` would turn one into a skip in some modes and not in others.
+    Not an Exception, because ``soft_fail``, ``never_fail`` and ``silent_fail`` turn those into skips or into nothing,
+    in some modes and not in others.
     """
 
 
@@ -38,7 +40,8 @@ class RunaOrderSensor(BaseSensorOperator):
     With ``soft_fail=True`` the task is skipped if the orders are not done in time; a FAILED order is a failure all
     the same. Returns the ids of the orders.
 
-    :param order_id: id of the order, or a list of ids. (templated)
+    :param order_id: id of the order, or a list of ids, such as the ``output`` of the task that placed them, mapped or
+        not. (templated)
     :param deferrable: wait in the triggerer. Default: ``[operators] default_deferrable``.
     :param runa_conn_id: id of the Airflow connection. (templated)
     :param poke_interval: seconds between two looks. Default: 30.
@@ -62,6 +65,7 @@ class RunaOrderSensor(BaseSensorOperator):
         self.order_id = order_id
         self.deferrable = deferrable
         self.runa_conn_id = runa_conn_id
+        self._completed: set[str] = set()
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Look at the orders once.
@@ -72,13 +76,14 @@ class RunaOrderSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Wait in the chosen mode."""
-        self._order_ids()  # wrong input fails here: in ``poke``, ``soft_fail`` would make it a skip
+        # Wrong input fails here: in ``poke``, ``soft_fail`` would make it a skip.
+        self.order_id = self._order_ids()
         try:
             if not self.deferrable:
                 return super().execute(context)
             if self._all_completed():
                 return self._order_ids()
-        except _OrderFailed as error:
+        except _NoUseWaiting as error:
             raise AirflowFailException(str(error)) from None
         self.defer(
             trigger=RunaOrderTrigger(
@@ -112,36 +117,45 @@ class RunaOrderSensor(BaseSensorOperator):
         """Resume after the trigger; a FAILED order is no case for ``soft_fail``."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except _OrderFailed as error:
+        except _NoUseWaiting as error:
             raise AirflowFailException(str(error)) from None
 
     def _order_ids(self) -> list[str]:
         given = self.order_id
         ids = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
-        if not ids or not all(isinstance(order_id, str) and order_id.strip() for order_id in ids):
+        if not ids or not all(map(_may_be_an_id, ids)):
             raise AirflowFailException(
-                f"order_id: must be an order id or a list of them, not {given!r}; did the task before push it?"
+                f"order_id: must be an order id or a list of them, not {ids or given!r}; "
+                "did the task before push it, and is it passed on as its output?"
             )
         return ids
 
     def _all_completed(self) -> bool:
         hook = RunaHook(self.runa_conn_id)
-        done = True
+        ids = self._order_ids()
         try:
-            for order_id in self._order_ids():
+            for order_id in [order_id for order_id in ids if order_id not in self._completed]:
                 try:
                     status = hook.get_order(order_id).status
                 except RunaNotFoundError:
-                    raise _OrderFailed(
+                    raise _NoUseWaiting(
                         f"Order {order_id} is unknown to the account of connection {self.runa_conn_id!r}. "
                         "Set the connection right, then clear the task."
                     ) from None
                 if status == OrderStatus.FAILED:
-                    raise _OrderFailed(
+                    raise _NoUseWaiting(
                         f"Nobody was paid by order {order_id}: it ended FAILED at Runa, which gives no reason. "
                         "Clear the task that placed it: it places the order again, as a new one."
                     )
-                done = done and status == OrderStatus.COMPLETED
+                if status == OrderStatus.COMPLETED:
+                    self._completed.add(order_id)
+        except RunaConnectionSettingsError as error:
+            raise _NoUseWaiting(str(error)) from None
         finally:
             hook.close()
-        return done
+        return self._completed.issuperset(ids)
+
+
+def _may_be_an_id(given: Any) -> bool:
+    """Tell an id from what a template leaves behind: the text of a list, or of a missing value."""
+    return isinstance(given, str) and bool(re.fullmatch(r"[\w-]+", given)) and given.lower() not in ("none", "null")

@@ -16,15 +16,19 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_runa.api.models import OrderStatus
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
 
-#: A trigger that fires within about 2 s of the task's deferral can hit a race in Airflow's scheduler (measured on
-#: 3.3.2) which fails the task or runs ``execute`` again. At this distance and more none was seen.
-MIN_SECONDS_BEFORE_FIRST_POLL = 5.0
+#: The shortest pause before a poll, in seconds. A trigger that fires within about 2 s of the task's deferral can hit a
+#: race in Airflow's scheduler (measured on 3.3.2) which fails the task or runs ``execute`` again; at this distance and
+#: more none was seen.
+MIN_PAUSE = 5.0
 
 #: Polls of an order that may fail one after the other before the trigger gives up.
 TOLERATED_FAILURES = 10
 
 #: What an event's ``status`` may be.
 SETTLED, TIMED_OUT, UNREADABLE = "settled", "timed_out", "unreadable"
+
+# Any other state, also one that Runa adds some day, may still change.
+_FINAL = frozenset({OrderStatus.COMPLETED.value, OrderStatus.FAILED.value})
 
 
 class RunaOrderTrigger(BaseTrigger):
@@ -35,7 +39,7 @@ class RunaOrderTrigger(BaseTrigger):
 
     :param order_ids: ids of the orders.
     :param runa_conn_id: id of the Airflow connection.
-    :param poll_interval: seconds between two looks at an order.
+    :param poll_interval: seconds between two looks at an order, at least 5.
     :param deadline: when to give up, in seconds since the epoch; ``None`` never. An order that settled before is
         seen even if the triggerer was down when the deadline passed.
     """
@@ -76,12 +80,10 @@ class RunaOrderTrigger(BaseTrigger):
     async def _wait(self, hook: RunaHook) -> dict[str, Any]:
         states: dict[str, str] = dict.fromkeys(self.order_ids, OrderStatus.PROCESSING.value)
         failures = 0
-        pause = max(self.poll_interval, MIN_SECONDS_BEFORE_FIRST_POLL)
         while True:
-            await asyncio.sleep(self._until_deadline(pause))
-            pause = self.poll_interval
+            await asyncio.sleep(self._pause())
             try:
-                for order_id in [id_ for id_, state in states.items() if state == OrderStatus.PROCESSING]:
+                for order_id in [order_id for order_id, state in states.items() if state not in _FINAL]:
                     states[order_id] = str((await hook.aget_order(order_id)).status)
                 failures = 0
             except Exception as error:
@@ -89,16 +91,15 @@ class RunaOrderTrigger(BaseTrigger):
                 self.log.warning("Order status could not be read (%d in a row): %s", failures, error)
                 if failures >= TOLERATED_FAILURES:
                     return {"status": UNREADABLE, "orders": states, "reason": str(error)}
-            if OrderStatus.FAILED in states.values() or OrderStatus.PROCESSING not in states.values():
+            if OrderStatus.FAILED in states.values() or _FINAL.issuperset(states.values()):
                 return {"status": SETTLED, "orders": states}
             # The status was read before this line, so an order that settled in time is never called late.
             if self.deadline is not None and time.time() >= self.deadline:
                 return {"status": TIMED_OUT, "orders": states}
 
-    def _until_deadline(self, pause: float) -> float:
-        if self.deadline is None:
-            return pause
-        return min(pause, max(self.deadline - time.time(), MIN_SECONDS_BEFORE_FIRST_POLL))
+    def _pause(self) -> float:
+        rest = float("inf") if self.deadline is None else self.deadline - time.time()
+        return max(MIN_PAUSE, min(self.poll_interval, rest))
 
 
 def read_event(event: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -74,12 +75,21 @@ def test_it_ends_with_the_ids_once_all_orders_are_completed(runa: RunningSandbox
 
 
 @MODES
-@pytest.mark.parametrize("soft_fail", [False, True])
-def test_a_failed_order_fails_the_task_in_every_mode(runa: RunningSandbox, mode: str, soft_fail: bool) -> None:
+@pytest.mark.parametrize("mildness", [None, "soft_fail", "never_fail", "silent_fail"])
+def test_a_failed_order_fails_the_task_in_every_mode(runa: RunningSandbox, mode: str, mildness: str | None) -> None:
     runa.faults({"kind": "fail_order"})
     ids = [place(runa), place(runa)]
     with pytest.raises(AirflowFailException, match=f"Nobody was paid by order {ids[0]}"):
-        wait(mode, ids, soft_fail=soft_fail)
+        wait(mode, ids, timeout=1, **({mildness: True} if mildness else {}))
+
+
+@MODES
+def test_a_connection_that_cannot_be_used_fails_the_task(
+    runa: RunningSandbox, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
+    with pytest.raises(AirflowFailException, match="has no API key"):
+        wait(mode, "O-1", soft_fail=True)
 
 
 @MODES
@@ -89,7 +99,7 @@ def test_an_order_unknown_to_the_account_fails_the_task(runa: RunningSandbox, mo
 
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
-@pytest.mark.parametrize("order_id", [None, [], "", [""], ["O-1", None], 42])
+@pytest.mark.parametrize("order_id", [None, [], "", [""], ["O-1", None], 42, "None", "['O-1']", "O-1 O-2"])
 def test_wrong_input_fails_the_task_and_is_never_a_skip(runa: RunningSandbox, mode: str, order_id: Any) -> None:
     with pytest.raises(AirflowFailException, match="order_id: must be an order id or a list of them"):
         wait(mode, order_id, soft_fail=True)
@@ -107,6 +117,40 @@ def test_poke_waits_until_it_is_done(runa: RunningSandbox) -> None:
     sensor = Watched(task_id="wait", order_id=order_id, poke_interval=0.05)
     assert sensor.execute(context()) == [order_id]
     assert len(pokes) in (3, 4)
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_orders_of_mapped_tasks_are_waited_for(runa: RunningSandbox, mode: str) -> None:
+    fetched = []
+
+    class Collected(Sequence[str]):
+        """As Airflow hands over the XComs of mapped tasks: each look at one of them is a request."""
+
+        def __getitem__(self, index: Any) -> str:
+            fetched.append(ids[index])
+            return ids[index]
+
+        def __len__(self) -> int:
+            return 2
+
+    ids = [place(runa), place(runa)]
+    assert wait(mode, Collected()) == ids
+    assert fetched == ids
+
+
+def test_an_order_that_is_done_is_not_asked_for_again(runa: RunningSandbox) -> None:
+    pokes = []
+
+    class Watched(RunaOrderSensor):
+        def poke(self, context: Any) -> Any:
+            pokes.append(1)
+            return super().poke(context)
+
+    sensor = Watched(task_id="wait", order_id=[place(runa), place(runa, done=False)], poke_interval=0.05, timeout=0.2)
+    with pytest.raises(AirflowSensorTimeout):
+        sensor.execute(context())
+    assert len(pokes) > 1
+    assert runa.stats()["requests"]["GET /order/{id}"] == len(pokes) + 1
 
 
 def test_reschedule_frees_the_worker(runa: RunningSandbox) -> None:

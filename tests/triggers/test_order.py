@@ -14,12 +14,13 @@ from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.triggers import runa as module
 from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
 from tests.sensors.test_order import place
+from tests.support.raw import http, start_raw
 from tests.support.sandbox import RunningSandbox
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MIN_SECONDS_BEFORE_FIRST_POLL", 0.05)
+    monkeypatch.setattr(module, "MIN_PAUSE", 0.05)
 
 
 def fire(order_ids: list[str], *, poll_interval: float = 0.05, within: float | None = 60.0, **values: Any) -> Any:
@@ -46,6 +47,15 @@ def test_it_waits_for_the_last_one(runa: RunningSandbox) -> None:
     done, pending = place(runa), place(runa, done=False)
     event = fire([done, pending], within=0.3)
     assert event == {"status": TIMED_OUT, "orders": {done: "COMPLETED", pending: "PROCESSING"}}
+
+
+def test_it_waits_through_a_state_that_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [http("200 OK", json.dumps({"id": "O-1", "status": status}).encode()) for status in ("HELD", "COMPLETED")]
+    with start_raw(*answers) as server:
+        connection = {"conn_type": "runa", "password": "XXsandbox.secret", "host": server.url}
+        monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", json.dumps(connection))
+        assert fire(["O-1"]) == {"status": SETTLED, "orders": {"O-1": "COMPLETED"}}
+    assert len(server.requests) == 2
 
 
 def test_it_fires_at_the_first_failed_order(runa: RunningSandbox) -> None:
@@ -82,11 +92,18 @@ def test_it_only_gets(runa: RunningSandbox) -> None:
     assert sum(after.values()) == sum(before.values()) + 1
 
 
-def test_the_first_poll_keeps_its_distance_from_the_deferral() -> None:
-    """A trigger that fires at once can hit a race in Airflow's scheduler."""
-    assert RunaOrderTrigger(["O-1"], deadline=time.time() - 100)._until_deadline(30) == 0.05
-    assert RunaOrderTrigger(["O-1"], deadline=time.time() + 100)._until_deadline(30) == 30
-    assert RunaOrderTrigger(["O-1"])._until_deadline(30) == 30
+@pytest.mark.parametrize(
+    ("poll_interval", "rest", "pause"),
+    [(30, None, 30), (30, 100, 30), (30, 20, 20), (30, 1, 5), (30, -100, 5), (0, None, 5), (0, 100, 5)],
+)
+def test_a_poll_keeps_its_distance(
+    monkeypatch: pytest.MonkeyPatch, poll_interval: float, rest: float | None, pause: float
+) -> None:
+    """A trigger that fires right after the deferral can hit a race in Airflow's scheduler."""
+    monkeypatch.undo()
+    deadline = None if rest is None else time.time() + rest
+    trigger = RunaOrderTrigger(["O-1"], poll_interval=poll_interval, deadline=deadline)
+    assert trigger._pause() == pytest.approx(pause, abs=0.1)
 
 
 def test_its_arguments_survive_airflows_serialization() -> None:
