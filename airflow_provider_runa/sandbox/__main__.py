@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
+import re
 import socket
+import sqlite3
 import sys
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
@@ -16,9 +19,19 @@ from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine, Fault
 def _balance(text: str) -> tuple[str, Decimal]:
     currency, _, amount = text.partition("=")
     try:
-        return currency, Decimal(amount)
+        balance = Decimal(amount)
     except InvalidOperation:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like USD=1000") from None
+        balance = Decimal("NaN")
+    if not re.fullmatch(r"[A-Z]{3}", currency) or not balance.is_finite() or balance < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like USD=1000")
+    return currency, balance
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,10 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=8765, help="port to listen on, 0 for a free one (default 8765)")
     add("--database", type=Path, metavar="FILE", help="SQLite file to keep the state in (default: memory)")
     add("--api-key", action="append", metavar="KEY", help=f"key to accept, repeatable (default {DEFAULT_API_KEY})")
-    add("--processing-delay", type=float, default=1.0, metavar="SECONDS", help="orders are PROCESSING for (default 1)")
-    add("--balance", action="append", type=_balance, metavar="USD=1000", help="opening balance, repeatable")
+    add("--processing-delay", type=_seconds, default=1.0, metavar="SECONDS", help="every order takes (default 1)")
+    add("--balance", action="append", type=_balance, metavar="USD=1000", help="the only opening balances, repeatable")
     add("--orders-per-minute", type=int, default=300, help="order requests before a 429 (default 300)")
-    add("--latency", type=float, default=0.0, metavar="SECONDS", help="every answer takes (default 0)")
+    add("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="every answer takes (default 0)")
     add("--fail-orders", type=int, default=0, metavar="N", help="the first N orders end FAILED (default 0)")
     add("--in-progress-status", type=int, choices=(400, 102), default=400, help="for a key in use (default 400)")
     return parser
@@ -56,27 +69,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _is_loopback(options.host):
         print(f"Warning: {options.host} can be reached from other machines.", file=sys.stderr)
 
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    listener = socket.create_server((options.host, options.port), family=family)
     host = f"[{options.host}]" if ":" in options.host else options.host
-    address = f"http://{host}:{listener.getsockname()[1]}"
-    engine = Engine(
-        api_keys=options.api_key or (DEFAULT_API_KEY,),
-        processing_delay=options.processing_delay,
-        balances=dict(options.balance) if options.balance else None,
-        orders_per_minute=options.orders_per_minute,
-        database=options.database,
-        latency=options.latency,
-        link_base=f"{address}/claim",
-        in_progress_status=options.in_progress_status,
-    )
+    try:
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        listener = socket.create_server((options.host, options.port), family=family)
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        engine = Engine(
+            api_keys=options.api_key or (DEFAULT_API_KEY,),
+            processing_delay=options.processing_delay,
+            balances=dict(options.balance) if options.balance else None,
+            orders_per_minute=options.orders_per_minute,
+            database=options.database,
+            latency=options.latency,
+            link_base=f"{address}/claim",
+            in_progress_status=options.in_progress_status,
+        )
+    except (OSError, OverflowError, sqlite3.Error) as error:
+        print(f"The sandbox cannot start: {error}", file=sys.stderr)
+        return 1
     if options.fail_orders:
         engine.faults.append(Fault("fail_order", count=options.fail_orders))
 
     # The socket listens already: whoever reads this line can connect.
     print(f"Runa sandbox on {address}/v2", flush=True)
-    config = uvicorn.Config(create_app(engine), http="h11", access_log=False, log_level="warning", lifespan="off")
-    uvicorn.Server(config).run(sockets=[listener])
+    config = uvicorn.Config(
+        create_app(engine),
+        http="h11",
+        access_log=False,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=1,  # an answer may be slow on purpose
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 

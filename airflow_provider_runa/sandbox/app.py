@@ -1,44 +1,39 @@
-"""The sandbox over HTTP: Runa's ten endpoints below ``/v2``, and its own controls below ``/_sandbox``."""
+"""The sandbox over HTTP: Runa's API below ``/v2``, and its own controls below ``/_sandbox``."""
 
 from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
-from http import HTTPStatus
-from typing import Any
+from http.client import responses
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
-from pydantic import BaseModel
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from airflow_provider_runa.sandbox.engine import Answer, Engine, Fault
 
 PREFIX = "/v2"
 
-ENDPOINTS = (
-    ("GET", "/ping"),
-    ("GET", "/balance"),
-    ("POST", "/order"),
-    ("GET", "/order"),
-    ("GET", "/order/{order_id}"),
-    ("POST", "/order/estimate"),
-    ("GET", "/product"),
-    ("GET", "/product/countries"),
-    ("GET", "/product/categories"),
-    ("GET", "/product/{product_code}"),
-)
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class CheckedFault(Fault):
+    """A fault whose fields are checked."""
 
 
 class BalanceSetting(BaseModel):
     """A balance to set."""
 
-    currency: str
-    balance: Decimal
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    balance: Annotated[Decimal, Field(ge=0)]
 
 
 class Advance(BaseModel):
-    """How far the sandbox's clock moves, in seconds."""
+    """How far the sandbox's clock moves, in seconds: up to ten years."""
 
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
 
 
 def create_app(engine: Engine) -> FastAPI:
@@ -54,22 +49,22 @@ def create_app(engine: Engine) -> FastAPI:
             request.method, path, request.query_params.multi_items(), request.headers, await request.body()
         )
         if answer.delay > 0:
-            await asyncio.sleep(answer.delay)
+            try:
+                await asyncio.sleep(answer.delay)
+            except asyncio.CancelledError:  # the sandbox is stopped meanwhile
+                answer.drop = "all"
         # HTTP 1xx is no final answer, so that no framework sends it with a body; the real API is said to.
         if answer.drop or 100 <= answer.status < 200:
             return _misbehave(request, answer)
         headers = {"Content-Type": "application/json"} | answer.headers
         return Response(answer.body, answer.status, headers)
 
-    for method, path in ENDPOINTS:
-        app.add_api_route(PREFIX + path, serve, methods=[method])
+    # Which paths there are is the engine's to say: whatever is not there has an answer of Runa's form, too.
+    app.add_api_route(PREFIX + "{path:path}", serve, methods=METHODS)
 
     @app.post("/_sandbox/faults")
-    def add_faults(faults: list[dict[str, Any]]) -> dict[str, int]:
-        try:
-            engine.faults.extend([Fault.from_json(fault) for fault in faults])
-        except (TypeError, ValueError) as error:
-            raise HTTPException(422, str(error)) from None
+    def add_faults(faults: list[CheckedFault]) -> dict[str, int]:
+        engine.faults.extend(faults)
         return {"faults": len(engine.faults)}
 
     @app.delete("/_sandbox/faults")
@@ -122,7 +117,7 @@ def _misbehave(request: Request, answer: Answer) -> Response:
     if answer.drop == "all":
         transport.abort()
     else:
-        head = f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
+        head = f"HTTP/1.1 {answer.status} {responses.get(answer.status, 'Odd')}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(answer.body)}\r\n\r\n"
         raw = head.encode() + answer.body
         transport.write(raw if answer.drop == "" else raw[: -max(1, len(answer.body) // 2)])

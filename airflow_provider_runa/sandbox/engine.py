@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -56,7 +56,7 @@ class Fault:
     :param skip: how many matching requests it lets pass before.
     :param method: of the requests it hits.
     :param path: of the requests it hits, without ``/v2``; ``*`` at its end matches any rest.
-    :param status: HTTP status, for the kinds that answer one.
+    :param status: HTTP status, 100 to 599, for the kinds that answer one.
     :param typed: whether the body is Runa's (``False``: a gateway's HTML).
     :param stored: whether a ``status`` is remembered under the idempotency key.
     :param type: Runa's type of the error, if it is not the usual one of the status.
@@ -77,17 +77,10 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in FAULT_KINDS:
             raise ValueError(f"kind must be one of {', '.join(FAULT_KINDS)}, not {self.kind!r}")
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Fault:
-        """Read a fault from JSON values.
-
-        :raises ValueError: if a field or the kind does not exist.
-        """
-        known = {item.name for item in fields(cls)}
-        if unknown := set(values) - known:
-            raise ValueError(f"unknown field(s) {sorted(unknown)}; known are {sorted(known)}")
-        return cls(**values)
+        if not 100 <= self.status <= 599:
+            raise ValueError(f"status must be 100 to 599, not {self.status}")
+        if self.seconds < 0:
+            raise ValueError(f"seconds must be 0 or more, not {self.seconds}")
 
     def hits(self, method: str, path: str) -> bool:
         """Whether a request is hit; counts it."""
@@ -275,7 +268,9 @@ class Engine:
         :param body: the body.
         """
         heads = {name.lower(): value for name, value in (headers or {}).items()}
-        with self._lock:
+        # One transaction: a sandbox that is killed remembers an order with its answer and its price, or none of them.
+        with self._lock, self._db:
+            self._db.execute("BEGIN")
             self.requests[f"{method} {self._route(path)}"] += 1
             hit = [fault for fault in self.faults if fault.hits(method, path)]
             self.faults = [fault for fault in self.faults if fault.count > 0]
@@ -709,15 +704,16 @@ def _check_shape(order: Any, *, most: int, distribution: bool = True) -> None:
                 text(rules, *here, "products", "usage_config", pattern=r"PSR-[0-9A-HJKMNP-TV-Z]{26}")
         elif kind == "MULTIPLE":
             values = products.get("values")
-            if not isinstance(values, list) or len(values) < 2 or len(set(map(str, values))) < len(values):
+            codes = values if isinstance(values, list) and all(isinstance(value, str) for value in values) else []
+            if len(codes) < 2 or len(set(codes)) < len(codes):
                 wrong("must be two or more codes, each once", *here, "products", "values")
         elif kind == "TEMPLATE":
             text(products.get("template_id"), *here, "products", "template_id")
         else:
             wrong("must be SINGLE, MULTIPLE or TEMPLATE", *here, "products", "type")
         amount = item.get("face_value")
-        if isinstance(amount, bool) or not isinstance(amount, int | Decimal) or amount < Decimal("0.01"):
-            wrong("must be a number of 0.01 or more", *here, "face_value")
+        if isinstance(amount, bool) or not isinstance(amount, int | Decimal) or not Decimal("0.01") <= amount < 10**12:
+            wrong("must be a number of 0.01 or more, and of 12 digits at most", *here, "face_value")
         elif kind != "SINGLE" and amount != int(amount):
             wrong("must be a whole number", *here, "face_value")
         if not distribution:

@@ -1,0 +1,347 @@
+"""The sandbox as a process of its own, over real sockets: its command line, its controls, and its worst manners."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.sandbox.account import order
+from tests.support.sandbox import API_KEY, RunningSandbox, start_sandbox
+
+COMMAND = [sys.executable, "-m", "airflow_provider_runa.sandbox"]
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RunningSandbox]:
+    with start_sandbox("--in-progress-status", "102") as running:
+        yield running
+
+
+@pytest.fixture
+def sandbox(shared: RunningSandbox) -> RunningSandbox:
+    shared.reset()
+    return shared
+
+
+def post(sandbox: RunningSandbox, key: str = "one", body: Any = None) -> httpx.Response:
+    headers = {"X-Api-Key": sandbox.api_key, "X-Idempotency-Key": key}
+    return httpx.post(f"{sandbox.url}/order", json=body or order(), headers=headers, timeout=10)
+
+
+def get(sandbox: RunningSandbox, path: str) -> httpx.Response:
+    return httpx.get(f"{sandbox.url}{path}", headers={"X-Api-Key": sandbox.api_key}, timeout=10)
+
+
+def raw(sandbox: RunningSandbox, key: str = "one") -> bytes:
+    """Send an order and return every byte that comes back until the connection is closed."""
+    request = httpx.Request(
+        "POST",
+        f"{sandbox.url}/order",
+        json=order(),
+        headers={"X-Api-Key": sandbox.api_key, "X-Idempotency-Key": key, "Connection": "close"},
+    )
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    address = urlsplit(sandbox.url)
+    received = b""
+    with socket.create_connection((address.hostname, address.port), 10) as connection:
+        connection.sendall(f"POST /v2/order HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+        try:
+            while data := connection.recv(65536):
+                received += data
+        except ConnectionResetError:
+            pass
+    return received
+
+
+@contextmanager
+def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the command; yield its process and the first line it prints."""
+    command = [*COMMAND, "--port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline()
+        finally:
+            process.kill()
+
+
+# -- serving ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_order_over_the_wire(sandbox: RunningSandbox) -> None:
+    answer = post(sandbox)
+    assert (answer.status_code, answer.headers["content-type"]) == (202, "application/json")
+    assert answer.headers["x-api-version"] == "2024-02-05"
+    order_id = answer.json()["id"]
+    sandbox.advance(10)
+    shown = get(sandbox, f"/order/{order_id}").json()
+    assert shown["status"] == "COMPLETED"
+    assert shown["items"][0]["payout"]["url"].startswith(sandbox.url.removesuffix("/v2") + "/claim/")
+
+
+def test_names_in_a_path_may_be_quoted(sandbox: RunningSandbox) -> None:
+    assert get(sandbox, "/product/AMZ%2DUS").json()["code"] == "AMZ-US"
+    assert get(sandbox, "/order/a%2Fb").json()["message"] == "There is no such order."
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/nowhere"), ("GET", "/order/"), ("PUT", "/order"), ("DELETE", "/order/O-1"), ("GET", ""), ("GET", "/")],
+)
+def test_what_is_not_there_has_an_error_of_runas_form(sandbox: RunningSandbox, method: str, path: str) -> None:
+    answer = httpx.request(method, sandbox.url + path, headers={"X-Api-Key": API_KEY})
+    assert (answer.status_code, answer.json()["type"]) == (404, "not_found")
+    assert httpx.request(method, sandbox.url + path).status_code == 401
+
+
+def test_repeated_parameters_reach_the_engine(sandbox: RunningSandbox) -> None:
+    query = "?countries_redeemable_in=GB&countries_redeemable_in=DE"
+    assert len(get(sandbox, f"/product{query}").json()["catalog"]) == 2
+
+
+# -- misbehaving ------------------------------------------------------------------------------------------------------
+
+
+def test_dropped_before_the_order_is_stored(sandbox: RunningSandbox) -> None:
+    sandbox.faults({"kind": "drop_before"})
+    assert raw(sandbox) == b""
+    assert sandbox.orders() == []
+    assert post(sandbox).status_code == 202
+
+
+def test_dropped_after_the_order_was_stored(sandbox: RunningSandbox) -> None:
+    sandbox.faults({"kind": "drop_after"})
+    assert raw(sandbox) == b""
+    (stored,) = sandbox.orders()
+    assert post(sandbox).json()["id"] == stored["id"]
+    assert len(sandbox.orders()) == 1
+
+
+def test_half_an_answer(sandbox: RunningSandbox) -> None:
+    sandbox.faults({"kind": "half_answer"})
+    head, _, body = raw(sandbox).partition(b"\r\n\r\n")
+    promised = int(re.search(rb"Content-Length: (\d+)", head)[1])  # type: ignore[index]
+    assert head.startswith(b"HTTP/1.1 202 Accepted\r\n")
+    assert 0 < len(body) < promised
+    (stored,) = sandbox.orders()
+    assert post(sandbox).json()["id"] == stored["id"]
+
+
+def test_half_of_an_answer_whose_status_has_no_name(sandbox: RunningSandbox) -> None:
+    sandbox.faults({"kind": "half_answer"}, {"kind": "status_after", "status": 520})
+    assert raw(sandbox).startswith(b"HTTP/1.1 520 ")
+
+
+def test_a_102_comes_with_a_body(sandbox: RunningSandbox) -> None:
+    sandbox.faults({"kind": "latency", "seconds": 60})
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{sandbox.url}/order",
+            json=order(),
+            headers={"X-Api-Key": API_KEY, "X-Idempotency-Key": "one"},
+            timeout=0.3,
+        )
+    answer = raw(sandbox)
+    assert answer.startswith(b"HTTP/1.1 102 Processing\r\n")
+    assert answer.endswith(b"}")
+    assert b'"idempotency_in_progress"' in answer
+    sandbox.advance(60)
+    assert post(sandbox).status_code == 202
+    assert len(sandbox.orders()) == 1
+
+
+def test_latency_delays_the_answer_and_nobody_else(sandbox: RunningSandbox) -> None:
+    sandbox.faults({"kind": "latency", "seconds": 0.3, "method": "GET", "path": "/ping"})
+    began = time.monotonic()
+    assert get(sandbox, "/ping").status_code == 200
+    assert 0.3 <= time.monotonic() - began < 2
+
+
+def test_a_gateways_page_is_no_json(sandbox: RunningSandbox) -> None:
+    sandbox.faults({"kind": "status", "status": 502, "typed": False})
+    answer = post(sandbox)
+    assert (answer.status_code, answer.headers["content-type"]) == (502, "text/html")
+
+
+# -- controls ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "explode"},
+        {"kind": "status", "stauts": 500},
+        {"kind": "status", "status": "soon"},
+        {"kind": "status", "status": 42},
+        {"kind": "status", "count": None},
+        {"kind": "latency", "seconds": -1},
+        "drop_after",
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused_and_breaks_nothing(sandbox: RunningSandbox, fault: Any) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="422"):
+        sandbox.faults(fault)
+    assert post(sandbox).status_code == 202
+
+
+def test_faults_can_be_cleared(sandbox: RunningSandbox) -> None:
+    sandbox.faults({"kind": "drop_after", "count": 9})
+    sandbox.clear_faults()
+    assert post(sandbox).status_code == 202
+
+
+def test_the_controls_tell_neither_recipients_nor_links(sandbox: RunningSandbox) -> None:
+    by_mail = {"type": "EMAIL", "email_address": "ada-7311@example.com"}
+    body = order(description="Spring", metadata={"run": "1"})
+    body["items"][0]["distribution_method"] = by_mail
+    post(sandbox, body=body)
+    sandbox.advance(10)
+    (shown,) = sandbox.orders()
+    assert (shown["status"], shown["description"], shown["metadata"]) == ("COMPLETED", "Spring", {"run": "1"})
+    assert (shown["face_value"], shown["currency"], shown["items"]) == ("10.00", "USD", 1)
+    assert "ada-7311" not in str(shown) + str(sandbox.stats())
+    assert "/claim/" not in str(shown) + str(sandbox.stats())
+
+
+@pytest.mark.parametrize(
+    ("control", "body"),
+    [
+        ("balance", {"currency": "usd", "balance": "5"}),
+        ("balance", {"currency": "USD", "balance": "-5"}),
+        ("balance", {"currency": "USD", "balance": "NaN"}),
+        ("advance", {"seconds": 1e300}),
+        ("advance", {"seconds": -1}),
+    ],
+)
+def test_a_control_that_would_break_answers_is_refused(sandbox: RunningSandbox, control: str, body: Any) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="422"):
+        sandbox._control("POST", control, body)
+
+
+def test_the_balance_can_be_set(sandbox: RunningSandbox) -> None:
+    sandbox.balance("USD", "9.99")
+    assert post(sandbox).json()["type"] == "insufficient_funds"
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_options_reach_the_engine() -> None:
+    options = ["--api-key", "XXone.secret", "--api-key", "XXtwo.secret", "--balance", "USD=20", "--balance", "EUR=5"]
+    options += ["--orders-per-minute", "3", "--processing-delay", "0", "--fail-orders", "1", "--latency", "0.05"]
+    with start_sandbox(*options) as sandbox:
+        assert get(sandbox, "/ping").status_code == 401
+        for sandbox.api_key in ("XXone.secret", "XXtwo.secret"):
+            assert get(sandbox, "/ping").status_code == 200
+        assert get(sandbox, "/balance").json() == [
+            {"currency": "EUR", "balance": "5.00"},
+            {"currency": "USD", "balance": "20.00"},
+        ]
+        statuses = [post(sandbox, key).status_code for key in ("one", "two", "three", "four")]
+        assert statuses == [202, 202, 202, 429]
+        assert sandbox.stats()["orders"] == {"FAILED": 1, "COMPLETED": 2}
+        began = time.monotonic()
+        get(sandbox, "/ping")
+        assert time.monotonic() - began >= 0.05
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_file_survives_the_process(tmp_path: Path, how: int) -> None:
+    database = str(tmp_path / "runa.db")
+    with running("--database", database) as (process, line):
+        first = RunningSandbox(line.split()[-1])
+        order_id = post(first).json()["id"]
+        process.send_signal(how)
+        process.wait(10)
+    with start_sandbox("--database", database) as again:
+        assert post(again).json()["id"] == order_id
+        assert [one["id"] for one in again.orders()] == [order_id]
+        assert get(again, "/balance?currency=USD").json()["balance"] == "999990.00"
+
+
+def test_memory_does_not() -> None:
+    with start_sandbox() as first:
+        post(first)
+    with start_sandbox() as again:
+        assert again.orders() == []
+
+
+def test_it_listens_on_this_machine_only() -> None:
+    with running() as (process, line):
+        assert re.fullmatch(r"Runa sandbox on http://127\.0\.0\.1:\d+/v2\n", line)
+        process.terminate()
+        assert process.communicate(timeout=10)[1] == ""
+
+
+@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("localhost", False)])
+def test_it_warns_where_others_can_reach_it(host: str, warns: bool) -> None:
+    with running("--host", host) as (process, line):
+        assert line.startswith(f"Runa sandbox on http://{host}:")
+        process.terminate()
+        said = process.communicate(timeout=10)[1]
+    assert said == (f"Warning: {host} can be reached from other machines.\n" if warns else "")
+
+
+def test_an_address_of_version_6(sandbox: RunningSandbox) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with start_sandbox("--host", "::1") as running_there:
+        assert running_there.url.startswith("http://[::1]:")
+        assert get(running_there, "/ping").status_code == 200
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_it_stops_without_a_word_while_an_answer_is_slow(how: int) -> None:
+    with running("--latency", "60") as (process, line):
+        address = urlsplit(line.split()[-1])
+        with socket.create_connection((address.hostname, address.port), 10) as connection:
+            connection.sendall(b"GET /v2/ping HTTP/1.1\r\nHost: runa\r\n\r\n")
+            time.sleep(0.2)
+            process.send_signal(how)
+            said = process.communicate(timeout=10)[1]
+    assert "Traceback" not in said
+    assert process.returncode == (0 if how == signal.SIGINT else -how)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--balance", "USD"], "'USD' is not like USD=1000"),
+        (["--balance", "usd=5"], "'usd=5' is not like USD=1000"),
+        (["--balance", "USD=NaN"], "'USD=NaN' is not like USD=1000"),
+        (["--balance", "USD=-5"], "'USD=-5' is not like USD=1000"),
+        (["--latency", "-1"], "'-1' is not a number of seconds"),
+        (["--processing-delay", "nan"], "'nan' is not a number of seconds"),
+        (["--in-progress-status", "500"], "invalid choice"),
+        (["--port", "99999"], "The sandbox cannot start: "),
+        (["--port", "{used}"], "The sandbox cannot start: [Errno 98] Address already in use"),
+        (["--database", "/nonexistent/runa.db"], "The sandbox cannot start: unable to open database file"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(sandbox: RunningSandbox, options: list[str], said: str) -> None:
+    used = str(urlsplit(sandbox.url).port)
+    command = [*COMMAND, *[option.format(used=used) for option in options]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_option() -> None:
+    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=10, check=True)
+    for option in ("--host", "--port", "--database", "--api-key", "--processing-delay", "--balance", "--latency"):
+        assert option in done.stdout
