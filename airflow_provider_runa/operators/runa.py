@@ -192,7 +192,9 @@ class RunaCreateOrderOperator(BaseOperator):
         settings = hook.get_settings()
         task = context["ti"]
         if self._has_order_key:
-            identity = OrderIdentity.from_order_key(settings.base_url, self.order_key)  # type: ignore[arg-type]
+            if self.order_key is None:
+                raise InvalidOrderError("order_key: its value is missing; leave it out to pay once for each task")
+            identity = OrderIdentity.from_order_key(settings.base_url, self.order_key)
         else:
             identity = OrderIdentity.from_task(
                 settings.base_url,
@@ -310,7 +312,10 @@ class RunaCreateOrderOperator(BaseOperator):
         """Return the order if it is COMPLETED, ``None`` if it is not settled."""
         if order.status == OrderStatus.FAILED:
             raise OrderFailedError(order_id=order.id)
-        return order if order.status == OrderStatus.COMPLETED else None
+        if order.status != OrderStatus.COMPLETED:
+            return None
+        self.log.info("Order %s is COMPLETED.", order.id)
+        return order
 
     def _fetch(self, hook: RunaHook, order_id: str) -> Order:
         self._order_id = order_id
@@ -337,7 +342,6 @@ class RunaCreateOrderOperator(BaseOperator):
             "total_discount": _text(order.total_discount),
         }
         context["ti"].xcom_push(key="order", value=summary)
-        self.log.info("Order %s is %s.", order.id, order.status)
         return order.id
 
 
