@@ -150,7 +150,9 @@ class AirflowStack:
 
     def stop(self) -> None:
         """Stop everything that was started."""
-        for component in reversed(list(self.processes)):
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)  # all at once, since each takes seconds
+        for component in list(self.processes):
             self.stop_component(component)
 
     def cli(self, *arguments: str) -> str:
@@ -163,6 +165,7 @@ class AirflowStack:
             capture_output=True,
             text=True,
             timeout=180,
+            start_new_session=True,
         )
         if done.returncode:
             raise RuntimeError(f"airflow {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")

@@ -8,7 +8,9 @@ With ``--stay`` (``make demo-ui``) Airflow and the sandbox go on until Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -45,12 +47,22 @@ def show_orders(sandbox: RunningSandbox) -> None:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def main() -> int:
-    """Run the demo; return the exit status."""
-    parser = argparse.ArgumentParser(description="Run the deferrable example DAG against the sandbox.")
-    parser.add_argument("--stay", action="store_true", help="leave Airflow and the sandbox running until Ctrl-C")
-    stay = parser.parse_args().stay
-    home = Path(tempfile.mkdtemp(prefix="runa-demo-"))
+def stop_on_signals() -> None:
+    """Let SIGTERM and SIGHUP stop everything as Ctrl-C does; once, so that impatience does not leave half of it."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def stop(*_: object) -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        say("Stopping …")
+        raise KeyboardInterrupt
+
+    for number in signals:
+        signal.signal(number, stop)
+
+
+def run(home: Path, stay: bool) -> str:
+    """Run the DAG and show the orders; return the state in which the run ended."""
     began = time.monotonic()
     # Twenty seconds of processing: longer than the sensor's first look, so that it does wait in the triggerer.
     with start_sandbox("--processing-delay", "20") as sandbox:
@@ -65,16 +77,28 @@ def main() -> int:
                 say(f"  {task['task_id']}: {task['state']}")
             show_orders(sandbox)
             say(f"The run ended in state {state}, {time.monotonic() - began:.0f} s after the start.")
+            if state != "success":
+                say(airflow.explain(DAG_ID, run_id))
             if stay:
                 say(f"\nAirflow: {airflow.ui_url} (no login is asked for: everyone on this machine is admin)")
                 say(f"Sandbox: {sandbox.url} with the API key {sandbox.api_key}\nCtrl-C stops both.")
-                try:
-                    while True:
-                        time.sleep(3600)
-                except KeyboardInterrupt:
-                    say("Stopping …")
-            elif state != "success":
-                say(airflow.explain(DAG_ID, run_id))
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.pause()
+    return state
+
+
+def main() -> int:
+    """Run the demo; return the exit status."""
+    parser = argparse.ArgumentParser(description="Run the deferrable example DAG against the sandbox.")
+    parser.add_argument("--stay", action="store_true", help="leave Airflow and the sandbox running until Ctrl-C")
+    stay = parser.parse_args().stay
+    stop_on_signals()
+    home = Path(tempfile.mkdtemp(prefix="runa-demo-"))
+    try:
+        state = run(home, stay)
+    except KeyboardInterrupt:
+        shutil.rmtree(home, ignore_errors=True)
+        return 130
     if state != "success":
         say(f"Logs are in {home}.")
         return 1

@@ -71,7 +71,14 @@ def start_sandbox(*options: str) -> Iterator[RunningSandbox]:
     :param options: further options of its command line.
     """
     command = [sys.executable, "-m", "airflow_provider_runa.sandbox", "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    # In a session of its own, so that Ctrl-C reaches it by way of this block's end and not in the middle of something.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    )
     try:
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], 30)
