@@ -12,7 +12,7 @@ import logging
 import random
 import types
 from collections import Counter
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -21,9 +21,20 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from airflow_provider_runa.api.errors import RunaConnectionError, RunaError
+from airflow_provider_runa.api.errors import (
+    RunaConnectionError,
+    RunaError,
+    RunaIdempotencyInProgressError,
+    RunaRateLimitError,
+    RunaServerError,
+)
 from airflow_provider_runa.api.models import NewOrder, Order
-from airflow_provider_runa.placement.errors import PlacementError
+from airflow_provider_runa.placement.errors import (
+    AccessRefusedError,
+    OrderHeldBackError,
+    OrderRejectedError,
+    PlacementError,
+)
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import Attempt, Placement, place
 from airflow_provider_runa.placement.record import Record
@@ -66,6 +77,7 @@ class SteppedClient:
     def __init__(self, world: PlacingMachine) -> None:
         self.world = world
         self.records = world.records
+        self.last_error: RunaError | None = None
 
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         world = self.world
@@ -83,18 +95,29 @@ class SteppedClient:
             raise RunaConnectionError("POST /order: no usable answer (ReadTimeout)")  # it may arrive yet
         world.under_way.remove(request)
         try:
-            return await request.arrive()
+            with self._noting_errors():
+                return await request.arrive()
         finally:
             await boundary("POST answered")
 
     async def get_order(self, order_id: str) -> Order:
         await boundary("before GET")
-        return await self.world.client.get_order(order_id)
+        with self._noting_errors():
+            return await self.world.client.get_order(order_id)
 
     async def list_orders(self) -> AsyncIterator[Order]:
         await boundary("before the list")
-        async for order in self.world.client.list_orders():
-            yield order
+        with self._noting_errors():
+            async for order in self.world.client.list_orders():
+                yield order
+
+    @contextlib.contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except RunaError as error:
+            self.last_error = error
+            raise
 
 
 class SteppedRecords:
@@ -136,9 +159,9 @@ class SteppedClock(SimulatedClock):
 class RunningAttempt:
     """One attempt of a task, stepped by the machine."""
 
-    def __init__(self, number: int, amount: int, coroutine: Any) -> None:
-        self.number = number
+    def __init__(self, amount: int, client: SteppedClient, coroutine: Any) -> None:
         self.amount = amount
+        self.client = client
         self.coroutine = coroutine
 
     def step(self) -> Placement | PlacementError | None:
@@ -165,6 +188,9 @@ class _Messages(logging.Handler):
 
 
 LOG = logging.getLogger("airflow_provider_runa")
+
+#: Answers after which nobody knows whether there is an order.
+PROVES_NOTHING = (RunaConnectionError, RunaRateLimitError, RunaServerError, RunaIdempotencyInProgressError)
 
 #: Refusals that Runa gives about an order (stored under its key, or given before Runa looks at the key) or at the door.
 REFUSALS = [
@@ -336,19 +362,20 @@ class PlacingMachine(RuleBasedStateMachine):
     # -- attempts ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> RunningAttempt:
+        client = SteppedClient(self)
         coroutine = place(
             self.order(),
             self.identity,
             Attempt(self.tries, self.run_after, self.look_back),
             execution_mode=self.mode,
-            client=SteppedClient(self),
+            client=client,
             records=self.records,
             clock=self.clock,
             rng=random.Random(1),
         )
         TRIED["attempts"] += 1
         self.begun += 1
-        attempt = RunningAttempt(self.tries, self.amount, coroutine)
+        attempt = RunningAttempt(self.amount, client, coroutine)
         self.running.append(attempt)
         return attempt
 
@@ -366,6 +393,9 @@ class PlacingMachine(RuleBasedStateMachine):
         if isinstance(ending, PlacementError):
             TRIED[f"ended: {type(ending).__name__}"] += 1
             assert RECIPIENT not in str(ending), "a recipient is named in an error"
+            if isinstance(ending, OrderRejectedError | OrderHeldBackError | AccessRefusedError):
+                answer = type(attempt.client.last_error)
+                assert not issubclass(answer, PROVES_NOTHING), f"says that nobody was paid, on a {answer.__name__}"
             if "no earlier request is known" in str(ending) and self.begun == 1:
                 assert not self.paying(), f"there is an order, and the error says there is none: {ending}"
             return
