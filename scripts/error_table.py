@@ -27,15 +27,20 @@ refused in one line too, before anything is sent, without retries.
 """
 
 
+def kinds() -> list[type[errors.PlacementError]]:
+    """Return every error of placing that there is."""
+    found = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.PlacementError)
+    ]
+    return [kind for kind in found if hasattr(kind, "money")]
+
+
 def render() -> str:
     """Return the page."""
-    kinds = [
-        kind for kind in vars(errors).values() if isinstance(kind, type) and kind.__base__ is errors.PlacementError
-    ]
     rows = [
         f"| `{kind.__name__}` | {_plain(kind.money)} | {_plain(kind.next)} | {_plain(kind.todo)} "
         f"| {'yes' if kind.retryable else 'no'} |\n"
-        for kind in kinds
+        for kind in kinds()
     ]
     return HEAD + "".join(rows)
 

@@ -202,6 +202,15 @@ class NewOrderItem(_Request):
             raise ValueError("face_value: must be a whole number, because the products are not SINGLE")
         return self
 
+    @classmethod
+    def build(cls, values: Mapping[str, Any]) -> NewOrderItem:
+        """Build a payout from plain values.
+
+        :param values: the API's fields.
+        :raises InvalidOrderError: if anything is wrong; one line that names the fields.
+        """
+        return _build(cls, **values)
+
 
 class NewOrder(_Request):
     """An order to place. Build one from plain values with :meth:`build`.

@@ -38,7 +38,16 @@ def _rebuild(kind: type[PlacementError], facts: dict[str, Any]) -> PlacementErro
     return kind(**facts)
 
 
-class OrderRejectedError(PlacementError):
+class RefusedError(PlacementError):
+    """Runa looked at the order and refused it."""
+
+    @property
+    def nobody_was_paid(self) -> bool:
+        """Whether it is known of every request for this identity that it has paid nobody."""
+        return bool(self.facts["accounted"])
+
+
+class OrderRejectedError(RefusedError):
     """Runa refused the order for a reason that only a change of the order or the account can heal."""
 
     retryable = False
@@ -47,7 +56,7 @@ class OrderRejectedError(PlacementError):
     todo = "Mend what Runa names, then clear the task."
 
 
-class OrderHeldBackError(PlacementError):
+class OrderHeldBackError(RefusedError):
     """Runa refused the order for a reason that time or a top-up can heal."""
 
     retryable = True

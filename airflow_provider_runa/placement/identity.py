@@ -35,6 +35,13 @@ METADATA_PREFIX = "airflow_"
 #: Key of the pair of metadata that a marked copy of an order has more.
 MARK = f"{METADATA_PREFIX}copy"
 
+# What metadata tells of the parts of an identity. Nothing of an ``order_key``.
+_PROVENANCE: dict[str, tuple[str, ...]] = {
+    "task": ("dag_id", "run_id", "task_id", "map_index"),
+    "campaign": ("campaign", "batch"),
+    "order_key": (),
+}
+
 _MAX_METADATA_VALUE = 200
 _MAX_METADATA_PAIRS = 20
 
@@ -55,7 +62,7 @@ class OrderIdentity:
 
     :param environment: base URL of the Runa environment. An order tried on the playground and then on production
         is two orders; a rotated API key of one environment changes nothing.
-    :param scope: ``"order_key"`` or ``"task"``.
+    :param scope: ``"order_key"``, ``"task"`` or ``"campaign"``.
     :param parts: the parts that identify the order within environment and scope.
     """
 
@@ -94,6 +101,16 @@ class OrderIdentity:
         :param map_index: index of the mapped task, -1 if it is not mapped.
         """
         return cls(normalize_environment(environment), "task", (dag_id, run_id, task_id, str(map_index)))
+
+    @classmethod
+    def from_campaign(cls, environment: str, *, campaign: str, batch: str) -> OrderIdentity:
+        """Identify the order by its place in a campaign's ledger.
+
+        :param environment: base URL of the Runa environment.
+        :param campaign: name of the campaign.
+        :param batch: what the ledger calls the order; never used again for another one.
+        """
+        return cls(normalize_environment(environment), "campaign", (campaign, batch))
 
     @cached_property
     def digest(self) -> str:
@@ -138,13 +155,10 @@ class OrderIdentity:
         For an ``order_key`` this is only the hash, because another run must build the very same body.
         """
         pairs = {f"{METADATA_PREFIX}identity": self.digest}
-        if self.scope == "task":
-            names = ("dag_id", "run_id", "task_id", "map_index")
-            pairs |= {
-                f"{METADATA_PREFIX}{name}": part[:_MAX_METADATA_VALUE]
-                for name, part in zip(names, self.parts, strict=True)
-            }
-        return pairs
+        return pairs | {
+            f"{METADATA_PREFIX}{name}": part[:_MAX_METADATA_VALUE]
+            for name, part in zip(_PROVENANCE[self.scope], self.parts, strict=False)
+        }
 
     def seal(self, order: NewOrder, generation: int, *, marked: bool = False) -> NewOrder:
         """Return the order as it is sent: the reference in its description, the provenance in its metadata.

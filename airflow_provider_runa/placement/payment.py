@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from airflow_provider_runa.api.models import NewOrder, Order
+from airflow_provider_runa.api.models import NewOrder, Order, OrderItem
 
 
 @dataclass(frozen=True)
@@ -111,20 +112,46 @@ def differences(wanted: NewOrder, placed: Order) -> list[str]:
     if currency and currency != wanted.payment_method.currency:
         found.append(f"currency: {wanted.payment_method.currency} is wanted, {currency} was paid")
     theirs = [_Item.of(item) for item in placed.items or []]
-    ours = dict(enumerate(_Item.of(item) for item in wanted.items))
+    ours = [_Item.of(item) for item in wanted.items]
     if len(ours) != len(theirs):
         found.append(f"items: {len(ours)} are wanted, {len(theirs)} were paid")
-    unmatched = []
-    for position in sorted(range(len(theirs)), key=lambda position: -theirs[position].told):
-        same = (index for index, item in ours.items() if not item.differences(theirs[position]))
-        if (index := next(same, None)) is None:
-            unmatched.append(position)
-        else:
-            del ours[index]
-    for index, item in ours.items():
+    matched = _match(ours, theirs)
+    unmatched = sorted(set(range(len(theirs))) - set(matched.values()))
+    for index in sorted(set(range(len(ours))) - set(matched)):
+        item = ours[index]
         # The counterpart at the same place explains best; any other that is left over will do.
         if unmatched:
             counterpart = index if index in unmatched else unmatched[0]
             unmatched.remove(counterpart)
             found.append(f"items[{index}]: differs in {', '.join(item.differences(theirs[counterpart]))}")
     return found
+
+
+def counterparts(wanted: NewOrder, placed: Order) -> dict[int, OrderItem]:
+    """Return which placed item is which wanted one: index of the wanted item -> placed item.
+
+    Items have no reference of their own at Runa. Several that pay the very same are told apart by their order.
+
+    :param wanted: the order that was sent.
+    :param placed: the order Runa has, as ``GET /order/{id}`` shows it once it is COMPLETED.
+    """
+    items = placed.items or ()
+    matched = _match([_Item.of(item) for item in wanted.items], [_Item.of(item) for item in items])
+    return {index: items[position] for index, position in matched.items()}
+
+
+def _match(ours: list[_Item], theirs: list[_Item]) -> dict[int, int]:
+    """Return index of a wanted item -> position of a placed one that pays the same.
+
+    A placed item that tells more is matched earlier, because fewer wanted ones fit it.
+    """
+    left: dict[_Item, deque[int]] = defaultdict(deque)
+    for index, item in enumerate(ours):
+        left[item].append(index)
+    matched = {}
+    for position in sorted(range(len(theirs)), key=lambda position: -theirs[position].told):
+        placed = theirs[position]
+        same = placed if left.get(placed) else next((i for i in left if left[i] and not i.differences(placed)), None)
+        if same is not None:
+            matched[left[same].popleft()] = position
+    return matched

@@ -99,11 +99,15 @@ class Attempt:
     :param began_after: no attempt of this task can have begun earlier (UTC), e.g. the run's ``run_after``.
     :param look_back: how long ago another run may have placed an order with the same ``order_key``. Up to 29 days
         Runa's own memory covers it; beyond, the order list is searched before the first request. Default: 28 days.
+    :param exclusive: whether the record is never lost, and no earlier attempt can write it any more. Then no record
+        proves that nothing was sent, and an attempt ends with a refusal only when it is proven that nobody was paid
+        by this identity (see :attr:`OrderRejectedError.nobody_was_paid`).
     """
 
     number: int
     began_after: datetime
     look_back: timedelta | None = None
+    exclusive: bool = False
 
 
 @dataclass(frozen=True)
@@ -221,6 +225,8 @@ class _Placing:
         """Begin where the last attempt stopped, then try one generation after the other."""
         self.identity.seal(self.order, LAST_GENERATION, marked=True)  # whatever is wrong with the order shows here
         self.earlier = await self._load()
+        if self.attempt.exclusive and self.earlier is None:
+            self.attempt = replace(self.attempt, number=1)  # nothing was sent by the attempts before
         self.all_accounted = self._is_first and not self.identity.survives_runs
         reached = await self._take_up()
         while not isinstance(reached, Placement):
@@ -289,8 +295,13 @@ class _Placing:
                 log.warning("Refused (%s); sending a marked copy, which tells whether that is an old answer.", error)
                 return await self._try(generation, marked=True)
             self._raise_if_at_the_door(error)
+            if self.attempt.exclusive and not self.all_accounted:
+                found = await self._search(generation, f"Runa refused it: {error}", self.policy.in_flight)
+                if isinstance(found, Placement):
+                    return found
+                self.all_accounted = True
             refused = OrderHeldBackError if isinstance(error, HEALABLE) else OrderRejectedError
-            raise refused(answer=error, earlier=self._earlier_requests()) from None
+            raise refused(answer=error, earlier=self._earlier_requests(), accounted=self.all_accounted) from None
         await self._note(replace(record, order_id=order.id))
         order = await self._see(order)
         if order.status == OrderStatus.FAILED:

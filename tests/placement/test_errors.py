@@ -10,9 +10,7 @@ from string import Formatter
 import pytest
 
 from airflow_provider_runa.placement import errors
-from scripts.error_table import render
-
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind.__base__ is errors.PlacementError]
+from scripts.error_table import kinds, render
 
 
 def _facts(kind: type[errors.PlacementError]) -> Iterator[str]:
@@ -20,7 +18,7 @@ def _facts(kind: type[errors.PlacementError]) -> Iterator[str]:
         yield from (name for _, name, _, _ in Formatter().parse(text) if name)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
 def test_an_error_is_one_line_of_sentences_and_survives_pickling(kind: type[errors.PlacementError]) -> None:
     error = kind(**dict.fromkeys(_facts(kind), "fact"))
     text = str(error)
