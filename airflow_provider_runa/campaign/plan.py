@@ -1,0 +1,238 @@
+"""Rows into the ledger: checked, grouped into batches of what one order may hold, and frozen before anything is sent.
+
+A plan is all or nothing: it is one transaction, and whatever is wrong with a row or goes over a limit undoes it. What
+is planned stays planned: a retry sends the same orders even if the input has changed meanwhile. Of a run that has
+planned before, only rows that failed or were rejected are taken up again, with what the input says of them now.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundError
+from airflow_provider_runa.api.models import MAX_ITEMS, MultipleProduct, NewOrderItem, Product, SingleProduct
+from airflow_provider_runa.campaign.errors import InvalidCampaignError
+from airflow_provider_runa.campaign.ledger import FAILED, PAID, REJECTED, Known, Ledger, Planning
+from airflow_provider_runa.campaign.rows import Payout, read_row
+
+#: Rows that are read, and looked up in the ledger, at a time.
+CHUNK = 1000
+
+#: Findings that an error names; it counts the rest.
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a plan may not go over. ``None``: no limit.
+
+    :param total: sum of all face values that are still to be paid, of earlier plans of the campaign too.
+    :param per_recipient: the face value of one row.
+    :param recipients: number of rows that are still to be paid, of earlier plans of the campaign too.
+    """
+
+    total: Decimal | None = None
+    per_recipient: Decimal | None = None
+    recipients: int | None = None
+
+
+@dataclass
+class PlanReport:
+    """What a plan came to: numbers of rows.
+
+    :param read: rows of the input.
+    :param planned: recipients who were not in the ledger.
+    :param planned_again: recipients whose earlier order failed or was rejected.
+    :param already_paid: left out, because they are paid.
+    :param already_open: left out, because an earlier plan holds them, or an earlier attempt of this run.
+    :param left_out: left out, because this run's plan was frozen without them.
+    :param to_pay: rows that are still to be paid, of whichever plan.
+    :param total: the sum of their face values.
+    """
+
+    read: int = 0
+    planned: int = 0
+    planned_again: int = 0
+    already_paid: int = 0
+    already_open: int = 0
+    left_out: int = 0
+    to_pay: int = 0
+    total: Decimal = Decimal(0)
+
+    def __str__(self) -> str:
+        words = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
+        return ", ".join(f"{name} {value}" for name, value in words.items())
+
+
+def plan(
+    ledger: Ledger,
+    rows: Iterable[Any],
+    *,
+    run: str,
+    currency: str,
+    defaults: Mapping[str, Any],
+    limits: Limits,
+    product: Callable[[str], Product],
+    now: datetime,
+) -> PlanReport:
+    """Plan rows.
+
+    :param ledger: the ledger of the campaign.
+    :param rows: the input; see :func:`~.rows.read_row`. It is read once, a chunk at a time.
+    :param run: whose plan it is: the same for every attempt of a run.
+    :param currency: currency of the balance that pays, three capital letters.
+    :param defaults: fields for rows that lack them.
+    :param limits: what may not be gone over.
+    :param product: fetches a product of Runa's catalogue; raises ``RunaNotFoundError`` if there is none.
+    :param now: the time (UTC).
+    :raises InvalidCampaignError: if anything is wrong with the rows; nothing of them is planned then.
+    """
+    with ledger.planning(run, now) as planning:
+        return _Plan(planning, ledger.campaign, currency, defaults, limits, _Catalogue(product, currency)).make(rows)
+
+
+class _Plan:
+    def __init__(
+        self,
+        planning: Planning,
+        campaign: str,
+        currency: str,
+        defaults: Mapping[str, Any],
+        limits: Limits,
+        catalogue: _Catalogue,
+    ) -> None:
+        self.planning = planning
+        self.campaign = campaign
+        self.currency = currency
+        self.defaults = defaults
+        self.limits = limits
+        self.catalogue = catalogue
+        self.report = PlanReport()
+        self.findings: list[str] = []
+        self.found = 0
+        #: What one order may hold -> recipient key -> row, and what the ledger knows of it. Full ones are written down.
+        self.groups: dict[str, dict[str, tuple[Payout, Known | None]]] = defaultdict(dict)
+        self.waiting: dict[str, int] = {}  # recipient keys in the groups -> index of their row
+
+    def make(self, rows: Iterable[Any]) -> PlanReport:
+        for chunk in _chunks(enumerate(rows)):
+            self._take_in(chunk)
+        for group in self.groups.values():
+            self._write(group)
+        self.report.to_pay, self.report.total = self.planning.open_totals(self.currency)
+        self._check_totals()
+        if self.found:
+            more = f"; and {self.found - NAMED} more" if self.found > NAMED else ""
+            raise InvalidCampaignError(f"{'; '.join(self.findings)}{more}. Nothing was planned, and nothing was sent.")
+        return self.report
+
+    def _take_in(self, chunk: list[tuple[int, Any]]) -> None:
+        payouts: dict[int, Payout] = {}
+        for index, row in chunk:
+            self.report.read += 1
+            try:
+                payouts[index] = read_row(row, self.defaults)
+            except InvalidOrderError as error:
+                self._find(f"rows[{index}]: {error}")
+        known = self.planning.known({payout.recipient_key for payout in payouts.values()})
+        for index, payout in payouts.items():
+            self._sort_in(index, payout, known.get(payout.recipient_key))
+
+    def _sort_in(self, index: int, payout: Payout, known: Known | None) -> None:
+        key = payout.recipient_key
+        if key in self.waiting or (known is not None and known.plan_id == self.planning.plan_id):
+            earlier = f"as rows[{self.waiting[key]}]" if key in self.waiting else "as a row before"
+            self._find(f"rows[{index}].recipient_key: is the same {earlier}, and can be paid once only")
+        elif known is not None and known.state == PAID:
+            self.report.already_paid += 1
+        elif known is not None and known.state not in (FAILED, REJECTED):
+            self.report.already_open += 1
+        elif known is None and self.planning.frozen:
+            self.report.left_out += 1
+        else:
+            self._add(index, payout, known)
+
+    def _add(self, index: int, payout: Payout, known: Known | None) -> None:
+        limit = self.limits.per_recipient
+        if limit is not None and payout.item.face_value > limit:
+            self._find(f"rows[{index}].face_value: is {payout.item.face_value}, more than the {limit} allowed for one")
+            return
+        try:
+            group = self.catalogue.group(payout.item)
+        except InvalidOrderError as error:
+            self._find(f"rows[{index}].{error}")
+            return
+        if known is None:
+            self.report.planned += 1
+        else:
+            self.report.planned_again += 1
+        self.groups[group][payout.recipient_key] = (payout, known)
+        self.waiting[payout.recipient_key] = index
+        if len(self.groups[group]) == MAX_ITEMS:
+            self._write(self.groups.pop(group))
+
+    def _write(self, group: Mapping[str, tuple[Payout, Known | None]]) -> None:
+        known = {key: known for key, (_, known) in group.items() if known is not None}
+        payouts = [payout for payout, _ in group.values()]
+        self.planning.add(payouts, known, currency=self.currency, description=self.campaign)
+        for key in group:
+            del self.waiting[key]  # the ledger knows them now
+
+    def _check_totals(self) -> None:
+        if self.limits.recipients is not None and self.report.to_pay > self.limits.recipients:
+            self._find(
+                f"max_recipients: {self.report.to_pay} are to be paid, more than the {self.limits.recipients} allowed"
+            )
+        if self.limits.total is not None and self.report.total > self.limits.total:
+            self._find(f"max_total: {self.report.total} are to be paid, more than the {self.limits.total} allowed")
+
+    def _find(self, finding: str) -> None:
+        self.found += 1
+        if len(self.findings) < NAMED:
+            self.findings.append(finding)
+
+
+class _Catalogue:
+    """Which payouts may go into one order: the products of an order have one country and one currency."""
+
+    def __init__(self, product: Callable[[str], Product], currency: str) -> None:
+        self._product = product
+        self._currency = currency
+        self._groups: dict[str, str] = {}
+
+    def group(self, item: NewOrderItem) -> str:
+        """Return the name of the group that a payout belongs to.
+
+        :raises InvalidOrderError: if its product cannot be ordered.
+        """
+        if isinstance(item.products, SingleProduct):
+            return self._of(item.products.value)
+        if isinstance(item.products, MultipleProduct):
+            return ",".join(sorted({self._of(code) for code in item.products.values}))
+        return f"template {item.products.template_id}"  # its country cannot be asked for
+
+    def _of(self, code: str) -> str:
+        if code not in self._groups:
+            try:
+                product = self._product(code)
+            except RunaNotFoundError:
+                raise InvalidOrderError(f"products: there is no product {code} in Runa's catalogue") from None
+            if not product.is_orderable:
+                raise InvalidOrderError(f"products: {code} cannot be ordered now ({product.state})")
+            if product.currency != self._currency:
+                raise InvalidOrderError(
+                    f"products: {code} is in {product.currency}, the campaign pays {self._currency}"
+                )
+            self._groups[code] = f"{product.currency} {','.join(sorted(product.countries_redeemable_in))}"
+        return self._groups[code]
+
+
+def _chunks(rows: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        yield chunk

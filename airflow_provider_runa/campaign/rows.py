@@ -1,0 +1,91 @@
+"""What one row of a campaign says: who gets how much of what, checked before anything is written down or sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_runa.api.errors import InvalidOrderError
+from airflow_provider_runa.api.models import NewOrderItem
+
+#: Fields that a row may have. The first three are the API's own; the others are short for them.
+FIELDS = frozenset(
+    {
+        "recipient_key",
+        "face_value",
+        "distribution_method",
+        "products",
+        "email_address",
+        "recipient_reference",
+        "product",
+        "template_id",
+    }
+)
+
+#: The longest recipient key, in characters: what every database takes as part of a primary key.
+MAX_RECIPIENT_KEY = 200
+
+# What a missing value looks like as text. All rows that lack a key would count as one and the same recipient.
+_MISSING_VALUES = frozenset({"", "none", "null", "nan", "undefined", "nat"})
+
+
+@dataclass(frozen=True)
+class Payout:
+    """One row, checked.
+
+    :param recipient_key: who is paid, in the user's words; unique in the campaign.
+    :param item: what is sent for it.
+    """
+
+    recipient_key: str
+    item: NewOrderItem = field(repr=False)
+
+
+def read_row(row: Any, defaults: Mapping[str, Any]) -> Payout:
+    """Read a row.
+
+    :param row: a mapping with ``recipient_key`` and ``face_value``, and what it is paid by: ``distribution_method`` and
+        ``products`` as Runa's API has them, or short ``email_address`` (EMAIL; with ``recipient_reference`` RECIPIENT),
+        ``product`` (SINGLE) and ``template_id`` (TEMPLATE).
+    :param defaults: fields for rows that lack them.
+    :raises InvalidOrderError: if anything is wrong; one line without the row's values.
+    """
+    if not isinstance(row, Mapping):
+        raise InvalidOrderError(f"must be a mapping of fields, not {type(row).__name__}")
+    if unknown := sorted(str(name) for name in set(row) - FIELDS):
+        raise InvalidOrderError(
+            f"has no use for the field(s) {', '.join(unknown[:5])}; known are {', '.join(sorted(FIELDS))}"
+        )
+    fields = {name: value for name, value in row.items() if value is not None}
+    key = str(fields.get("recipient_key", "")).strip()
+    if key.lower() in _MISSING_VALUES:
+        raise InvalidOrderError("recipient_key: is missing")
+    if len(key) > MAX_RECIPIENT_KEY:
+        raise InvalidOrderError(f"recipient_key: must have at most {MAX_RECIPIENT_KEY} characters")
+    item = {
+        "face_value": fields.get("face_value", defaults.get("face_value")),
+        "distribution_method": _distribution(fields) or defaults.get("distribution_method"),
+        "products": _products(fields) or _products(defaults),
+    }
+    return Payout(key, NewOrderItem.build({name: value for name, value in item.items() if value is not None}))
+
+
+def _distribution(fields: Mapping[str, Any]) -> Any:
+    if "distribution_method" in fields:
+        return fields["distribution_method"]
+    names = ("email_address", "recipient_reference")
+    given = {name: fields[name] for name in names if name in fields}
+    if not given:
+        return None
+    return {"type": "RECIPIENT" if "recipient_reference" in given else "EMAIL"} | given
+
+
+def _products(fields: Mapping[str, Any]) -> Any:
+    if "products" in fields:
+        return fields["products"]
+    if "product" in fields:
+        return {"type": "SINGLE", "value": fields["product"]}
+    if "template_id" in fields:
+        return {"type": "TEMPLATE", "template_id": fields["template_id"]}
+    return None

@@ -1,0 +1,84 @@
+"""A campaign, its ledger and its Runa: the sandbox's engine in process, with a clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy.engine import Engine as Database
+
+from airflow_provider_runa.campaign.ledger import Ledger, create, open_engine
+from airflow_provider_runa.campaign.pay import Paid, pay, settle
+from airflow_provider_runa.campaign.plan import Limits, PlanReport, plan
+from airflow_provider_runa.sandbox.engine import Engine, Fault
+from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock
+
+DEFAULTS = {"template_id": "PT-01HQ12PV4B8XMBRTK281JM54KK"}
+
+
+def row(number: int, *, amount: Any = 10, **fields: Any) -> dict[str, Any]:
+    """Return a row of the input."""
+    key = f"customer-{number}"
+    return {"recipient_key": key, "face_value": amount, "email_address": f"{key}@example.com"} | fields
+
+
+class Campaign:
+    """A campaign that can be planned, paid and settled.
+
+    :param database: where its ledger is; in memory if it is left out.
+    """
+
+    def __init__(self, database: Database | None = None, *, name: str = "spring", **engine: Any) -> None:
+        self.clock = SimulatedClock()
+        self.engine = Engine(lambda: self.clock.now().timestamp(), orders_per_minute=10**9, **engine)
+        self.client = EngineClient(self.engine, self.clock)
+        self.database = database or open_engine("sqlite://")
+        create(self.database)
+        self.ledger = Ledger(self.database, BASE_URL, name)
+
+    def plan(self, rows: Iterable[Any], *, run: str = "run", limits: Limits = Limits(), **options: Any) -> PlanReport:  # noqa: B008
+        return plan(
+            self.ledger,
+            rows,
+            run=run,
+            currency=options.pop("currency", "USD"),
+            defaults=options.pop("defaults", DEFAULTS),
+            limits=limits,
+            product=self.client.client.get_product,
+            now=self.clock.now(),
+        )
+
+    def pay(self, *, run: str = "run", isolate: bool = False) -> Paid:
+        return asyncio.run(
+            pay(self.ledger, owner=run, client=self.client, clock=self.clock, isolate_rejections=isolate)
+        )
+
+    def settle(self, *, keep_links: bool = False) -> list[str]:
+        return asyncio.run(
+            settle(self.ledger, client=self.client, statuses=self._statuses, clock=self.clock, keep_links=keep_links)
+        )
+
+    async def _statuses(self, order_ids: Sequence[str]) -> Mapping[str, str]:
+        return {order_id: str((await self.client.get_order(order_id)).status) for order_id in order_ids}
+
+    def fault(self, kind: str, **values: Any) -> None:
+        self.engine.faults.append(Fault(kind, **values))
+
+    def paid(self) -> dict[str, int]:
+        """Return recipient -> how often it is paid, as Runa knows it."""
+        counts: dict[str, int] = {}
+        for order in self.engine.orders():
+            if order.status != "FAILED":
+                for item in order.body["items"]:
+                    address = item["distribution_method"]["email_address"]
+                    counts[address] = counts.get(address, 0) + 1
+        return counts
+
+    def states(self) -> dict[str, int]:
+        """Return state -> number of rows, as the ledger knows it."""
+        return {state: count for state, (count, _) in self.ledger.totals().items()}
+
+    def total(self, state: str) -> Decimal:
+        return self.ledger.totals()[state][1]
