@@ -419,17 +419,30 @@ class Ledger:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def totals(self) -> dict[str, tuple[int, Decimal]]:
-        """Return the number of rows and the sum of their amounts, by state."""
+    def totals(self, currency: str | None = None) -> dict[str, tuple[int, Decimal]]:
+        """Return the number of rows and the sum of their amounts, by state.
+
+        :param currency: only rows in this currency.
+        """
         totals: dict[str, tuple[int, Decimal]] = {}
         query = sa.select(_payouts.c.state, _payouts.c.amount, sa.func.count()).where(
             _payouts.c.campaign_id == self._id
         )
+        if currency is not None:
+            query = query.where(_payouts.c.currency == currency)
         with self.engine.begin() as connection:
             for state, amount, count in connection.execute(query.group_by(_payouts.c.state, _payouts.c.amount)):
                 rows, total = totals.get(state, (0, Decimal(0)))
                 totals[state] = (rows + count, total + amount * count)
         return totals
+
+    def reason(self, state: str) -> str | None:
+        """Return why a batch in some state is in it, if that is known of any."""
+        query = sa.select(_batches.c.error).where(
+            _batches.c.campaign_id == self._id, _batches.c.state == state, _batches.c.error.is_not(None)
+        )
+        with self.engine.begin() as connection:
+            return connection.execute(query.order_by(_batches.c.planned_at.desc()).limit(1)).scalar()
 
     def rows(self, *states: str) -> Iterator[dict[str, Any]]:
         """Iterate over the rows, without what is sent for them and without links.

@@ -83,6 +83,10 @@ class RunaSettings:
         except ValueError as error:
             raise RunaConnectionSettingsError(f"Connection {connection.conn_id!r}: {error}") from None
 
+    def client_arguments(self) -> dict[str, Any]:
+        """Return what a client is made with."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
     @property
     def environment(self) -> str:
         """``"production"``, ``"playground"``, or the base URL if it is neither."""
@@ -232,7 +236,7 @@ class RunaHook(BaseHook):
     def get_conn(self) -> RunaClient:
         """Return the client of this hook: one per hook, which keeps its connections open."""
         if self._client is None:
-            self._client = RunaClient(**self._client_arguments(self.get_settings()))
+            self._client = RunaClient(**self.get_settings().client_arguments())
         return self._client
 
     async def aget_conn(self) -> AsyncRunaClient:
@@ -240,12 +244,8 @@ class RunaHook(BaseHook):
         if self._async_client is None:
             settings = await self.aget_settings()
             if self._async_client is None:  # another task of the event loop may have been faster
-                self._async_client = AsyncRunaClient(**self._client_arguments(settings))
+                self._async_client = AsyncRunaClient(**settings.client_arguments())
         return self._async_client
-
-    @staticmethod
-    def _client_arguments(settings: RunaSettings) -> dict[str, Any]:
-        return {name: getattr(settings, name) for name in RunaSettings.__dataclass_fields__}
 
     def close(self) -> None:
         """Close the connections of the client, if there is one."""

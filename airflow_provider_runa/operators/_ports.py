@@ -5,6 +5,7 @@ All of them block; ``run_blocking`` runs the algorithm on them without an event 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -84,3 +85,11 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Block for a time."""
         time.sleep(seconds)  # noqa: ASYNC251 - this port blocks, which is what run_blocking needs
+
+
+class AsyncClock(SystemClock):
+    """The machine's clock, for an event loop."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for a time."""
+        await asyncio.sleep(seconds)

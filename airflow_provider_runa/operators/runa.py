@@ -125,8 +125,8 @@ class RunaCreateOrderOperator(BaseOperator):
         self.execution_mode = execution_mode
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
-        self.poll_interval = _seconds("poll_interval", poll_interval)
-        self.timeout = _seconds("timeout", timeout)
+        self.poll_interval = in_seconds("poll_interval", poll_interval)
+        self.timeout = in_seconds("timeout", timeout)
         self.max_total = max_total
         self.runa_conn_id = runa_conn_id
         # What was given must not be gone once it is rendered: without its value, less would be guarded than was meant.
@@ -147,7 +147,7 @@ class RunaCreateOrderOperator(BaseOperator):
                 if self.wait_for_completion or self.execution_mode == "sync":
                     order = self._wait(hook, order)
         except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
-            raise _for_airflow(error) from None
+            raise for_airflow(error) from None
         return self._report(context, order, wanted)
 
     def execute_complete(self, context: Context, event: Any = None) -> str:
@@ -166,7 +166,7 @@ class RunaCreateOrderOperator(BaseOperator):
             if order is None:
                 raise StillProcessingError(order_id=order_id, seconds=f"at most {self.timeout:.0f}")
         except PlacementError as error:
-            raise _for_airflow(error) from None
+            raise for_airflow(error) from None
         return self._report(context, order)
 
     def on_kill(self) -> None:
@@ -345,14 +345,20 @@ class RunaCreateOrderOperator(BaseOperator):
         return order.id
 
 
-def _seconds(name: str, value: float | timedelta) -> float:
+def in_seconds(name: str, value: float | timedelta) -> float:
+    """Return a time in seconds.
+
+    :param name: the parameter, for the error.
+    :param value: seconds, or a ``timedelta``.
+    :raises ValueError: if it is not above zero.
+    """
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
         raise ValueError(f"{name}: must be a timedelta or a number of seconds above zero, not {value!r}")
     return float(seconds)
 
 
-def _for_airflow(error: InvalidOrderError | PlacementError | RunaConnectionSettingsError) -> Exception:
+def for_airflow(error: InvalidOrderError | PlacementError | RunaConnectionSettingsError) -> Exception:
     """Return the error as Airflow should see it: one that no retry heals must not burn retries."""
     if isinstance(error, PlacementError):
         return error if error.retryable else AirflowFailException(str(error))

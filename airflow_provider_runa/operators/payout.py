@@ -1,0 +1,437 @@
+"""RunaPayoutOperator: pays the rows of a campaign, each recipient once, with a ledger that remembers who was paid."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator, conf
+
+from airflow_provider_runa.api.client import AsyncRunaClient
+from airflow_provider_runa.api.errors import InvalidOrderError, RunaError, UnreadableOrdersError
+from airflow_provider_runa.api.models import NewOrder, Order
+from airflow_provider_runa.api.statuses import read_statuses
+from airflow_provider_runa.campaign.errors import (
+    BalanceTooLowError,
+    CampaignFailedError,
+    CampaignRejectedError,
+    CampaignStillProcessingError,
+    CampaignUnfinishedError,
+)
+from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PLACED, PLANNED, REJECTED, Ledger
+from airflow_provider_runa.campaign.pay import Paid, pay, settle
+from airflow_provider_runa.campaign.plan import Limits, plan
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
+from airflow_provider_runa.operators._ledger import ledger_engine
+from airflow_provider_runa.operators._ports import AsyncClock
+from airflow_provider_runa.operators.runa import INLINE_SECONDS, for_airflow, in_seconds
+from airflow_provider_runa.placement.errors import PlacementError
+from airflow_provider_runa.placement.identity import MAX_DESCRIPTION
+from airflow_provider_runa.placement.place import Policy
+from airflow_provider_runa.triggers.runa import RunaOrderTrigger, read_event
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+#: Seconds between two lines of progress in the log.
+PROGRESS_SECONDS = 5.0
+
+#: What the operator does: plan and pay, only plan, or only pay what was planned.
+MODES = ("plan_and_pay", "plan", "pay")
+
+ON_PARTIAL_FAILURE = ("fail", "warn")
+
+
+class RunaPayoutOperator(BaseOperator):
+    """Pays a campaign: each recipient key once, however often and from whichever DAG it is run.
+
+    The rows are checked and written into the ledger, in batches of up to 200 that become one order each; that plan is
+    frozen before the first order is sent. A retry or a clear of the same run sends the same orders, whatever the input
+    says by then; rows whose order failed or was rejected are planned again, with what the input says of them now.
+    Recipients whom the ledger knows as paid are left out.
+
+    Returns a summary: ``{"campaign", "to_pay", "total", "currency"}`` and the number of rows and the sum of amounts by
+    state (``paid``, ``sent``, ``planned``, ``failed``, ``rejected``). What became of each row is in the ledger.
+
+    :param campaign: name of the campaign, at most 109 characters; it is the description of its orders. Who is paid once
+        is decided within a campaign. (templated)
+    :param rows: a list, an XCom, or a template that renders to a list or to JSON; see :func:`~.campaign.rows.read_row`.
+        For anything else, override :meth:`iter_rows`. (templated)
+    :param currency: currency of the account balance that pays, three capital letters. (templated)
+    :param ledger_conn_id: id of the Airflow connection to the ledger's database: SQLite, PostgreSQL or MySQL. The
+        tables are created on first use. (templated)
+    :param defaults: fields for rows that lack them, such as ``{"template_id": "PT-…"}``. (templated)
+    :param mode: ``"plan_and_pay"``; ``"plan"`` stops after the plan and returns its summary; ``"pay"`` pays what was
+        planned, and reads no rows. (templated)
+    :param max_total: what is to be paid may not sum up to more, earlier plans of the campaign included. (templated)
+    :param max_per_recipient: no row may be above this. (templated)
+    :param max_recipients: not more rows may be to be paid, earlier plans of the campaign included. (templated)
+    :param on_partial_failure: whether rows that were not paid ``"fail"`` the task or only ``"warn"``.
+    :param isolate_rejections: split an order that Runa refuses until the rows are found that it refuses; the others
+        are paid.
+    :param store_links: keep payout links in the ledger (column ``payout_link``). A link is cash.
+    :param deferrable: wait in the triggerer instead of on a worker. Default: ``[operators] default_deferrable``.
+    :param poll_interval: seconds between two looks at the orders, or a ``timedelta``.
+    :param timeout: how long one attempt waits for the orders, in seconds or as a ``timedelta``. They go on after that.
+    :param runa_conn_id: id of the Airflow connection to Runa. (templated)
+    :raises AirflowFailException: for everything that a retry cannot heal, in one line.
+    :raises PlacementError: for everything that a retry can heal.
+    """
+
+    template_fields: Sequence[str] = (
+        "campaign",
+        "rows",
+        "currency",
+        "ledger_conn_id",
+        "defaults",
+        "mode",
+        "max_total",
+        "max_per_recipient",
+        "max_recipients",
+        "runa_conn_id",
+    )
+    template_fields_renderers = {"defaults": "json"}  # noqa: RUF012 - as Airflow declares it
+    ui_color = "#e8e3ff"
+
+    #: How long the steps of placing may take.
+    policy = Policy()
+
+    def __init__(
+        self,
+        *,
+        campaign: str,
+        currency: str,
+        ledger_conn_id: str,
+        rows: Any = None,
+        defaults: Mapping[str, Any] | None = None,
+        mode: str = "plan_and_pay",
+        max_total: Decimal | float | str | None = None,
+        max_per_recipient: Decimal | float | str | None = None,
+        max_recipients: int | str | None = None,
+        on_partial_failure: str = "fail",
+        isolate_rejections: bool = False,
+        store_links: bool = False,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float | timedelta = 30.0,
+        timeout: float | timedelta = 3600.0,
+        runa_conn_id: str = DEFAULT_CONN_ID,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if on_partial_failure not in ON_PARTIAL_FAILURE:
+            raise ValueError(f"on_partial_failure: must be one of {', '.join(ON_PARTIAL_FAILURE)}")
+        self.campaign = campaign
+        self.rows = rows
+        self.currency = currency
+        self.ledger_conn_id = ledger_conn_id
+        self.defaults = defaults
+        self.mode = mode
+        self.max_total = max_total
+        self.max_per_recipient = max_per_recipient
+        self.max_recipients = max_recipients
+        self.on_partial_failure = on_partial_failure
+        self.isolate_rejections = isolate_rejections
+        self.store_links = store_links
+        self.deferrable = deferrable
+        self.poll_interval = in_seconds("poll_interval", poll_interval)
+        self.timeout = in_seconds("timeout", timeout)
+        self.runa_conn_id = runa_conn_id
+        # A limit that was given must not be gone once it is rendered.
+        self._limited = tuple(
+            name for name in ("max_total", "max_per_recipient", "max_recipients") if getattr(self, name)
+        )
+        self.clock = AsyncClock()
+
+    # -- Airflow's side ---------------------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Plan, pay and wait."""
+        try:
+            with self._ledger() as ledger:
+                if self.mode != "pay":
+                    self._plan(ledger, context)
+                if self.mode == "plan":
+                    return self._summary(ledger)
+                self._check_balance(ledger)
+                deadline = time.time() + self.timeout
+                processing = asyncio.run(self._pay(ledger, _run_of(context), deadline))
+                if processing and self.deferrable:
+                    self._defer(processing, deadline)
+                return self._report(ledger, processing)
+        except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
+            raise for_airflow(error) from None
+
+    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
+        """Take up the orders again after the trigger's event.
+
+        :param context: the task's context.
+        :param event: the event of :class:`RunaOrderTrigger`.
+        """
+        read_event(event)
+        try:
+            with self._ledger() as ledger:
+                processing = asyncio.run(self._settle_once(ledger))
+                return self._report(ledger, processing)
+        except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
+            raise for_airflow(error) from None
+
+    def on_kill(self) -> None:
+        """Say that orders go on: Runa has no way to cancel one."""
+        self.log.warning(
+            "The task is stopped. Orders that were placed go on; the ledger knows them. Clear it to go on."
+        )
+
+    def iter_rows(self, context: Context) -> Iterator[Any]:
+        """Yield the rows; override it for rows that come from elsewhere.
+
+        :param context: the task's context.
+        """
+        rows = self.rows.rows if isinstance(self.rows, _HiddenRows) else self.rows
+        if isinstance(rows, str):
+            try:
+                rows = json.loads(rows, parse_float=Decimal)
+            except ValueError:
+                raise InvalidOrderError(
+                    "rows: rendered to text that is not JSON; end the template with '| tojson', "
+                    "or set render_template_as_native_obj=True on the DAG"
+                ) from None
+        if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
+            raise InvalidOrderError(f"rows: must be a list, not {type(rows).__name__}")
+        yield from rows
+
+    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
+        # Airflow stores rendered fields, and rows name recipients.
+        super()._do_render_template_fields(parent, *args, **kwargs)
+        if self.rows is not None:
+            self.rows = _HiddenRows(self.rows)
+
+    # -- planning ---------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _ledger(self) -> Iterator[Ledger]:
+        if self.mode not in MODES:
+            raise InvalidOrderError(f"mode: must be one of {', '.join(MODES)}")
+        campaign = str(self.campaign or "").strip()
+        if not campaign or campaign.lower() in ("none", "null"):
+            raise InvalidOrderError("campaign: is missing")
+        if len(campaign) > MAX_DESCRIPTION:
+            raise InvalidOrderError(f"campaign: must have at most {MAX_DESCRIPTION} characters, has {len(campaign)}")
+        with ledger_engine(self.ledger_conn_id) as engine:
+            yield Ledger(engine, RunaHook(self.runa_conn_id).get_settings().base_url, campaign)
+
+    def _plan(self, ledger: Ledger, context: Context) -> None:
+        limits = Limits(
+            total=self._amount("max_total"),
+            per_recipient=self._amount("max_per_recipient"),
+            recipients=self._count("max_recipients"),
+        )
+        with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
+            report = plan(
+                ledger,
+                self.iter_rows(context),
+                run=_run_of(context),
+                currency=self.currency,
+                defaults=self.defaults or {},
+                limits=limits,
+                product=hook.get_product,
+                now=self.clock.now(),
+            )
+        self.log.info("Campaign %r is planned: %s %s.", ledger.campaign, report, self.currency)
+
+    def _amount(self, name: str) -> Decimal | None:
+        value = getattr(self, name)
+        if value is None and name not in self._limited:
+            return None
+        try:
+            limit = Decimal(str(value))
+        except InvalidOperation:
+            limit = Decimal("NaN")
+        if not limit.is_finite():
+            raise InvalidOrderError(f"{name}: must be an amount, not {value!r}")
+        return limit
+
+    def _count(self, name: str) -> int | None:
+        limit = self._amount(name)
+        if limit is not None and limit != int(limit):
+            raise InvalidOrderError(f"{name}: must be a whole number, not {limit}")
+        return None if limit is None else int(limit)
+
+    def _check_balance(self, ledger: Ledger) -> None:
+        """See before the first order that the balance covers what was never sent."""
+        count, total = ledger.totals(self.currency).get(PLANNED, (0, Decimal(0)))
+        if not count:
+            return
+        with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
+            try:
+                balance = hook.get_balance(self.currency).balance
+            except RunaError as error:
+                self.log.warning(
+                    "The balance could not be read (%s); each order is checked by Runa all the same.", error
+                )
+                return
+        if balance < total:
+            raise BalanceTooLowError(count=count, total=total, currency=self.currency, balance=balance)
+
+    # -- paying -----------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _client(self) -> AsyncIterator[AsyncRunaClient]:
+        # The settings are read without the event loop: on a worker, Airflow answers one question at a time.
+        settings = RunaHook(self.runa_conn_id).get_settings()
+        async with AsyncRunaClient(**settings.client_arguments()) as client:
+            yield client
+
+    async def _pay(self, ledger: Ledger, owner: str, deadline: float) -> list[str]:
+        """Place all orders, and wait for a while, or as long as it may take if the task does not defer.
+
+        :returns: ids of the orders that are still PROCESSING.
+        """
+        async with self._client() as client:
+            began = time.time()
+            paid = await pay(
+                ledger,
+                owner=owner,
+                client=_SendingOnce(client),
+                clock=self.clock,
+                isolate_rejections=self.isolate_rejections,
+                policy=self.policy,
+                progress=_Progress(self, ledger),
+            )
+            seconds = time.time() - began
+            self.log.info("Campaign %r: %d order(s) placed in %.1f s.", ledger.campaign, paid.placed, seconds)
+            until = min(deadline, time.time() + INLINE_SECONDS) if self.deferrable else deadline
+            pause = 1.0
+            while processing := await self._settle(ledger, client):
+                if (left := until - time.time()) <= 0:
+                    break
+                await self.clock.sleep(min(pause, left, self.poll_interval))
+                pause = min(pause * 2, self.poll_interval)
+            return processing
+
+    async def _settle_once(self, ledger: Ledger) -> list[str]:
+        async with self._client() as client:
+            return await self._settle(ledger, client)
+
+    async def _settle(self, ledger: Ledger, client: AsyncRunaClient) -> list[str]:
+        async def statuses(order_ids: Sequence[str]) -> dict[str, str]:
+            try:
+                return await read_statuses(client, order_ids)
+            except UnreadableOrdersError as error:
+                self.log.warning("%s", error)
+                return error.statuses
+
+        try:
+            return await settle(
+                ledger, client=_SendingOnce(client), statuses=statuses, clock=self.clock, keep_links=self.store_links
+            )
+        except RunaError as error:
+            self.log.warning("The orders could not be read: %s", error)
+            return [batch.order_id for batch in ledger.batches(PLACED) if batch.order_id]
+
+    def _defer(self, processing: list[str], deadline: float) -> None:
+        self.log.info("%d order(s) are PROCESSING: waiting in the triggerer.", len(processing))
+        self.defer(
+            trigger=RunaOrderTrigger(processing, self.runa_conn_id, self.poll_interval, deadline),
+            method_name="execute_complete",
+            timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
+        )
+
+    # -- reporting --------------------------------------------------------------------------------------------------
+
+    def _summary(self, ledger: Ledger) -> dict[str, Any]:
+        totals = ledger.totals(self.currency)
+        return {
+            "campaign": ledger.campaign,
+            "currency": self.currency,
+            "rows": {state: count for state, (count, _) in sorted(totals.items())},
+            "amounts": {state: str(amount) for state, (_, amount) in sorted(totals.items())},
+        }
+
+    def _report(self, ledger: Ledger, processing: list[str]) -> dict[str, Any]:
+        """Return the summary, or raise what keeps the campaign from being finished."""
+        summary = self._summary(ledger)
+        counts = ", ".join(f"{count} {state}" for state, count in summary["rows"].items())
+        self.log.info("Campaign %r: %s.", ledger.campaign, counts)
+        facts = {"campaign": ledger.campaign, "counts": counts}
+        error: PlacementError | None = None
+        if open_batches := ledger.batches(OPEN):
+            reason = ledger.reason(OPEN) or "another run of the campaign is at work on them."
+            error = CampaignUnfinishedError(**facts, unplaced=len(open_batches), reason=reason)
+        elif processing:
+            error = CampaignStillProcessingError(**facts, orders=len(processing))
+        elif FAILED in summary["rows"]:
+            error = CampaignFailedError(**facts)
+        elif REJECTED in summary["rows"]:
+            error = CampaignRejectedError(**facts, reason=ledger.reason(REJECTED))
+        if error is None:
+            return summary
+        # Whose outcome is not known yet is not a partial failure: only another attempt can tell.
+        final = isinstance(error, CampaignFailedError | CampaignRejectedError)
+        if final and self.on_partial_failure == "warn":
+            self.log.warning("%s", error)
+            return summary
+        raise error
+
+
+class _SendingOnce:
+    """A client as ``placement`` takes it: it decides itself whether to send an order again."""
+
+    def __init__(self, client: AsyncRunaClient) -> None:
+        self._client = client
+        self.get_order = client.get_order
+        self.list_orders = client.list_orders
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        return await self._client.create_order(
+            order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=False
+        )
+
+
+class _Progress:
+    """Tells the log how far the orders are, every few seconds."""
+
+    def __init__(self, operator: RunaPayoutOperator, ledger: Ledger) -> None:
+        self.operator = operator
+        self.ledger = ledger
+        self.began = self.told = time.monotonic()
+
+    def __call__(self, paid: Paid, left: int) -> None:
+        now = time.monotonic()
+        if now - self.told < PROGRESS_SECONDS:
+            return
+        self.told = now
+        rate = paid.placed / (now - self.began)
+        rows = ", ".join(f"{count} {state}" for state, (count, _) in sorted(self.ledger.totals().items()))
+        self.operator.log.info(
+            "Campaign %r: %d order(s) placed, %d left, %.1f a second, about %.0f s to go; rows: %s.",
+            self.ledger.campaign,
+            paid.placed,
+            left,
+            rate,
+            left / rate if rate else float("inf"),
+            rows,
+        )
+
+
+class _HiddenRows:
+    """Rows that do not show: Airflow stores rendered fields as text."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __repr__(self) -> str:
+        return f"{len(self.rows)} rows" if hasattr(self.rows, "__len__") and not isinstance(self.rows, str) else "rows"
+
+
+def _run_of(context: Context) -> str:
+    """Return what tells this task's plans from those of others, and is the same for each of its attempts."""
+    task = context["ti"]
+    names = [task.dag_id, task.run_id, task.task_id, -1 if task.map_index is None else task.map_index]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
