@@ -23,7 +23,16 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.hooks.runa"]}],
-        "operators": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.operators.runa"]}],
+        "operators": [
+            {
+                "integration-name": "Runa",
+                "python-modules": [
+                    "airflow_provider_runa.operators.runa",
+                    "airflow_provider_runa.operators.payout",
+                    "airflow_provider_runa.operators.sql",
+                ],
+            }
+        ],
         "sensors": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.sensors.runa"]}],
         "triggers": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.triggers.runa"]}],
         "connection-types": [

@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +160,7 @@ class RunaPayoutOperator(BaseOperator):
                 if self.mode == "plan":
                     return self._summary(ledger)
                 self._check_balance(ledger)
-                deadline = time.time() + self.timeout
+                deadline = self.clock.now() + timedelta(seconds=self.timeout)
                 processing = asyncio.run(self._pay(ledger, _run_of(context), deadline))
                 if processing and self.deferrable:
                     self._defer(processing, deadline)
@@ -288,13 +288,13 @@ class RunaPayoutOperator(BaseOperator):
         async with AsyncRunaClient(**settings.client_arguments()) as client:
             yield client
 
-    async def _pay(self, ledger: Ledger, owner: str, deadline: float) -> list[str]:
+    async def _pay(self, ledger: Ledger, owner: str, deadline: datetime) -> list[str]:
         """Place all orders, and wait for a while, or as long as it may take if the task does not defer.
 
         :returns: ids of the orders that are still PROCESSING.
         """
         async with self._client() as client:
-            began = time.time()
+            began = self.clock.now()
             paid = await pay(
                 ledger,
                 owner=owner,
@@ -304,12 +304,13 @@ class RunaPayoutOperator(BaseOperator):
                 policy=self.policy,
                 progress=_Progress(self, ledger),
             )
-            seconds = time.time() - began
+            placed = self.clock.now()
+            seconds = (placed - began).total_seconds()
             self.log.info("Campaign %r: %d order(s) placed in %.1f s.", ledger.campaign, paid.placed, seconds)
-            until = min(deadline, time.time() + INLINE_SECONDS) if self.deferrable else deadline
+            until = min(deadline, placed + timedelta(seconds=INLINE_SECONDS)) if self.deferrable else deadline
             pause = 1.0
             while processing := await self._settle(ledger, client):
-                if (left := until - time.time()) <= 0:
+                if (left := (until - self.clock.now()).total_seconds()) <= 0:
                     break
                 await self.clock.sleep(min(pause, left, self.poll_interval))
                 pause = min(pause * 2, self.poll_interval)
@@ -335,10 +336,10 @@ class RunaPayoutOperator(BaseOperator):
             self.log.warning("The orders could not be read: %s", error)
             return [batch.order_id for batch in ledger.batches(PLACED) if batch.order_id]
 
-    def _defer(self, processing: list[str], deadline: float) -> None:
+    def _defer(self, processing: list[str], deadline: datetime) -> None:
         self.log.info("%d order(s) are PROCESSING: waiting in the triggerer.", len(processing))
         self.defer(
-            trigger=RunaOrderTrigger(processing, self.runa_conn_id, self.poll_interval, deadline),
+            trigger=RunaOrderTrigger(processing, self.runa_conn_id, self.poll_interval, deadline.timestamp()),
             method_name="execute_complete",
             timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
         )
@@ -351,7 +352,7 @@ class RunaPayoutOperator(BaseOperator):
             "campaign": ledger.campaign,
             "currency": self.currency,
             "rows": {state: count for state, (count, _) in sorted(totals.items())},
-            "amounts": {state: str(amount) for state, (_, amount) in sorted(totals.items())},
+            "amounts": {state: f"{amount:.2f}" for state, (_, amount) in sorted(totals.items())},
         }
 
     def _report(self, ledger: Ledger, processing: list[str]) -> dict[str, Any]:

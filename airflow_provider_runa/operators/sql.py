@@ -1,0 +1,97 @@
+"""SqlToRunaOperator: pays the rows of a query, streamed from whatever database Airflow has a connection to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from airflow_provider_runa.api.errors import InvalidOrderError
+from airflow_provider_runa.operators.payout import RunaPayoutOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+#: Rows that are fetched at a time.
+FETCHED = 1000
+
+
+class SqlToRunaOperator(RunaPayoutOperator):
+    """Pays what a query returns, each recipient key of the campaign once; see :class:`RunaPayoutOperator` for the rest.
+
+    Rows are fetched a thousand at a time and go into the ledger as they come, so that memory does not grow with
+    their number. For the connection's type its provider must be installed, on top of the common-sql provider.
+
+    :param sql: the query, or the name of a ``.sql`` file. (templated)
+    :param source_conn_id: id of the Airflow connection to query, of any type with a DB-API hook. (templated)
+    :param columns: field of a row -> column of the query, such as ``{"recipient_key": "customer_id", "face_value":
+        "reward", "email_address": "email"}``; other columns are ignored. Left out, the columns must have the fields'
+        names. (templated)
+    :param parameters: parameters of the query, in the way of its driver. (templated)
+    :param kwargs: parameters of :class:`RunaPayoutOperator`, other than ``rows``.
+    """
+
+    template_fields: Sequence[str] = (
+        *(name for name in RunaPayoutOperator.template_fields if name != "rows"),
+        "sql",
+        "source_conn_id",
+        "columns",
+        "parameters",
+    )
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers = {"sql": "sql", "columns": "json", "defaults": "json"}  # noqa: RUF012 - as Airflow has it
+
+    def __init__(
+        self,
+        *,
+        sql: str,
+        source_conn_id: str,
+        columns: Mapping[str, str] | None = None,
+        parameters: Mapping[str, Any] | Sequence[Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sql = sql
+        self.source_conn_id = source_conn_id
+        self.columns = columns
+        self.parameters = parameters
+
+    def iter_rows(self, context: Context) -> Iterator[Any]:
+        """Yield the rows of the query.
+
+        :param context: the task's context.
+        """
+        hook: Any = BaseHook.get_connection(self.source_conn_id).get_hook()
+        if not callable(getattr(hook, "get_conn", None)):
+            raise InvalidOrderError(f"source_conn_id: connection {self.source_conn_id!r} is not to a database")
+        with contextlib.closing(hook.get_conn()) as connection, contextlib.closing(_cursor(connection)) as cursor:
+            if self.parameters is None:
+                cursor.execute(self.sql)
+            else:
+                cursor.execute(self.sql, self.parameters)
+            pick = None
+            while chunk := cursor.fetchmany(FETCHED):
+                pick = pick or self._picker([column[0] for column in cursor.description])
+                for values in chunk:
+                    yield {field: values[index] for field, index in pick.items()}
+
+    def _picker(self, names: Sequence[str]) -> dict[str, int]:
+        """Return field -> index of its column."""
+        index = {name: position for position, name in enumerate(names)}
+        columns = self.columns or {name: name for name in names}
+        if missing := sorted(column for column in columns.values() if column not in index):
+            raise InvalidOrderError(f"columns: the query has no {', '.join(missing)}; it has {', '.join(names)}")
+        return {field: index[column] for field, column in columns.items()}
+
+
+def _cursor(connection: Any) -> Any:
+    """Return a cursor that does not fetch the whole result at once, which some drivers do by default."""
+    driver = type(connection).__module__.partition(".")[0]
+    if driver in ("psycopg2", "psycopg"):
+        return connection.cursor(name="airflow_provider_runa")
+    if driver in ("MySQLdb", "pymysql"):
+        module = __import__(f"{driver}.cursors", fromlist=["SSCursor"])
+        return connection.cursor(module.SSCursor)
+    return connection.cursor()

@@ -1,0 +1,213 @@
+"""RunaPayoutOperator against the sandbox over real sockets, with a ledger in a SQLite file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+
+from airflow_provider_runa.campaign.errors import (
+    BalanceTooLowError,
+    CampaignFailedError,
+    CampaignStillProcessingError,
+    CampaignUnfinishedError,
+)
+from airflow_provider_runa.campaign.ledger import Ledger, open_engine
+from airflow_provider_runa.operators.payout import RunaPayoutOperator
+from airflow_provider_runa.placement.place import Policy
+from airflow_provider_runa.triggers.runa import RunaOrderTrigger
+from tests.campaign.world import DEFAULTS, row
+from tests.support.airflow import SharedClock, task_context
+from tests.support.sandbox import RunningSandbox
+
+
+@pytest.fixture
+def ledger_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A SQLite file, which the connection ``ledger`` leads to."""
+    path = tmp_path / "ledger.db"
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+    return path
+
+
+def operator(runa: RunningSandbox, rows: Any = None, **values: Any) -> RunaPayoutOperator:
+    given = {"campaign": "spring", "currency": "USD", "ledger_conn_id": "ledger", "defaults": DEFAULTS}
+    task = RunaPayoutOperator(**({"task_id": "pay", "rows": rows} | given | values))
+    task.clock = SharedClock(runa)  # type: ignore[assignment]
+    return task
+
+
+def rows_of(runa: RunningSandbox, path: Path, *states: str) -> list[dict[str, Any]]:
+    engine = open_engine(f"sqlite:///{path}")
+    try:
+        return list(Ledger(engine, runa.url, "spring").rows(*states))
+    finally:
+        engine.dispose()
+
+
+def test_it_pays_every_row_once_in_orders_of_200(runa: RunningSandbox, ledger_file: Path) -> None:
+    summary = operator(runa, [row(n) for n in range(450)]).execute(task_context())
+    assert summary == {
+        "campaign": "spring",
+        "currency": "USD",
+        "rows": {"paid": 450},
+        "amounts": {"paid": "4500.00"},
+    }
+    stats = runa.stats()
+    assert stats["orders"] == {"COMPLETED": 3}
+    assert stats["payouts"] == 450
+    assert set(stats["orders_by_recipient"].values()) == {1}
+    rows = rows_of(runa, ledger_file, "paid")
+    assert len({line["item_id"] for line in rows}) == 450
+    assert {line["amount"] for line in rows} == {Decimal(10)}
+    assert {line["order_id"] for line in rows} == {order["id"] for order in runa.orders()}
+    assert b"@example.com" not in ledger_file.read_bytes(), "a recipient's address outlives the payment"
+
+
+def test_another_dag_pays_only_who_was_not_paid(runa: RunningSandbox, ledger_file: Path) -> None:
+    operator(runa, [row(n) for n in range(3)]).execute(task_context())
+    summary = operator(runa, [row(n) for n in range(5)], task_id="other").execute(task_context(task_id="other"))
+    assert summary["rows"] == {"paid": 5}
+    assert set(runa.stats()["orders_by_recipient"].values()) == {1}
+
+
+def test_a_retry_sends_what_was_planned_though_the_input_has_changed(runa: RunningSandbox, ledger_file: Path) -> None:
+    runa.faults({"kind": "drop_before", "count": 1000})
+    task = operator(runa, [row(n) for n in range(3)])
+    task.policy = Policy(budget=10)
+    with pytest.raises(CampaignUnfinishedError, match="1 order"):
+        task.execute(task_context())
+    runa.clear_faults()
+    changed = [row(0, amount=99), row(7)]
+    summary = operator(runa, changed).execute(task_context(try_number=2))
+    assert summary["amounts"] == {"paid": "30.00"}
+    assert summary["rows"] == {"paid": 3}
+
+
+def test_a_lost_answer_leaves_one_order(runa: RunningSandbox, ledger_file: Path) -> None:
+    runa.faults({"kind": "drop_after"})
+    operator(runa, [row(n) for n in range(3)]).execute(task_context())
+    assert runa.stats()["orders"] == {"COMPLETED": 1}
+
+
+def test_a_plan_stops_before_anything_is_sent_and_is_paid_later(runa: RunningSandbox, ledger_file: Path) -> None:
+    planned = operator(runa, [row(n) for n in range(3)], mode="plan").execute(task_context())
+    assert planned["rows"] == {"planned": 3}
+    assert planned["amounts"] == {"planned": "30.00"}
+    assert "POST /order" not in runa.stats()["requests"]
+    paid = operator(runa, mode="pay", task_id="approved").execute(task_context(task_id="approved"))
+    assert paid["rows"] == {"paid": 3}
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"max_total": 29}, r"max_total: 30(\.00)? are to be paid, more than the 29 allowed"),
+        ({"max_recipients": 2}, "max_recipients: 3 are to be paid"),
+        ({"max_per_recipient": "9.99"}, r"rows\[0\]\.face_value: is 10"),
+        ({"max_total": "none"}, "max_total: must be an amount"),
+        ({"rows": [row(1), row(1)]}, r"rows\[1\]\.recipient_key: is the same as rows\[0\]"),
+        ({"rows": "no json"}, "rows: rendered to text that is not JSON"),
+        ({"rows": {"a": 1}}, "rows: must be a list, not dict"),
+        ({"campaign": " "}, "campaign: is missing"),
+        ({"mode": "pray"}, "mode: must be one of"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_sent(
+    runa: RunningSandbox, ledger_file: Path, values: dict[str, Any], told: str
+) -> None:
+    task = operator(runa, **({"rows": [row(n) for n in range(3)]} | values))
+    with pytest.raises(AirflowFailException, match=told) as caught:
+        task.execute(task_context())
+    assert "\n" not in str(caught.value)
+    assert "POST /order" not in runa.stats()["requests"]
+    if ledger_file.exists():
+        assert rows_of(runa, ledger_file) == []
+
+
+def test_a_balance_that_is_too_low_is_seen_before_the_first_order(runa: RunningSandbox, ledger_file: Path) -> None:
+    runa.balance("USD", "29.99")
+    with pytest.raises(BalanceTooLowError, match=r"3 payout\(s\) of 30"):
+        operator(runa, [row(n) for n in range(3)]).execute(task_context())
+    assert "POST /order" not in runa.stats()["requests"]
+    runa.balance("USD", "30")
+    assert operator(runa, []).execute(task_context(try_number=2))["rows"] == {"paid": 3}
+
+
+def test_an_order_that_fails_fails_its_rows_and_the_retry_pays_them(runa: RunningSandbox, ledger_file: Path) -> None:
+    runa.faults({"kind": "fail_order"})
+    rows = [row(n) for n in range(250)]
+    with pytest.raises(CampaignFailedError, match=r"\d+ failed, \d+ paid"):
+        operator(runa, rows).execute(task_context())
+    assert operator(runa, rows).execute(task_context(try_number=2))["rows"] == {"paid": 250}
+    assert set(runa.stats()["orders_by_recipient"].values()) == {1}
+
+
+def test_partial_failure_may_only_warn(
+    runa: RunningSandbox, ledger_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runa.faults({"kind": "fail_order"})
+    summary = operator(runa, [row(1)], on_partial_failure="warn").execute(task_context())
+    assert summary["rows"] == {"failed": 1}
+    assert "The failed ones were paid nothing" in capsys.readouterr().out
+
+
+def test_the_rows_that_runa_refuses_are_isolated(runa: RunningSandbox, ledger_file: Path) -> None:
+    rows = [row(n, product="AMZ-US", amount=9999 if n in (7, 19) else 10) for n in range(20)]
+    with pytest.raises(AirflowFailException, match="18 paid, 2 rejected"):
+        operator(runa, rows, defaults={}, isolate_rejections=True).execute(task_context())
+    assert [line["recipient_key"] for line in rows_of(runa, ledger_file, "rejected")] == ["customer-19", "customer-7"]
+    rows[7] |= {"face_value": 12}
+    rows[19] |= {"face_value": 13}
+    summary = operator(runa, rows, defaults={}).execute(task_context(try_number=2))
+    assert summary["amounts"] == {"paid": "205.00"}
+
+
+def test_it_defers_once_for_all_orders_and_settles_afterwards(
+    runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = operator(runa, [row(n) for n in range(250)], deferrable=True)
+    task.clock = SharedClock(None)  # type: ignore[assignment] # the orders stay PROCESSING
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(task_context())
+    trigger = deferred.value.trigger
+    assert isinstance(trigger, RunaOrderTrigger)
+    assert sorted(trigger.order_ids) == sorted(order["id"] for order in runa.orders())
+    assert deferred.value.timeout is None
+    event = {"status": "timed_out", "orders": dict.fromkeys(trigger.order_ids, "PROCESSING")}
+    with pytest.raises(CampaignStillProcessingError, match=r"2 order\(s\) are still PROCESSING"):
+        operator(runa, deferrable=True).execute_complete(task_context(), event)
+    runa.advance(60)
+    summary = operator(runa, deferrable=True).execute_complete(task_context(), event)
+    assert summary["rows"] == {"paid": 250}
+
+
+def test_rendered_rows_do_not_show(runa: RunningSandbox) -> None:
+    task = operator(runa, "{{ people | tojson }}")
+    task.render_template_fields({"people": [row(1)]}, jinja2.Environment(autoescape=False))  # type: ignore[arg-type]
+    assert "example.com" not in str(task.rows)
+    assert [line["recipient_key"] for line in task.iter_rows({})] == ["customer-1"]  # type: ignore[typeddict-item]
+    listed = operator(runa, [row(1), row(2)])
+    listed.render_template_fields({}, jinja2.Environment(autoescape=False))  # type: ignore[arg-type]
+    assert str(listed.rows) == "2 rows"
+
+
+def test_links_are_kept_only_when_asked_for(runa: RunningSandbox, ledger_file: Path) -> None:
+    def links() -> Sequence[str]:
+        engine = open_engine(f"sqlite:///{ledger_file}")
+        with engine.begin() as connection:
+            found = connection.exec_driver_sql("SELECT payout_link FROM runa_ledger ORDER BY recipient_key").scalars()
+            return [link for link in found if link]
+
+    by_link = {"template_id": DEFAULTS["template_id"], "distribution_method": {"type": "PAYOUT_LINK"}}
+    rows = [{"recipient_key": f"customer-{n}", "face_value": 10} for n in range(2)]
+    operator(runa, rows, defaults=by_link).execute(task_context())
+    assert links() == []
+    more = [{"recipient_key": f"customer-{n}", "face_value": 10} for n in (8, 9)]
+    operator(runa, more, defaults=by_link, store_links=True, task_id="b").execute(task_context(task_id="b"))
+    assert len(set(links())) == 2
