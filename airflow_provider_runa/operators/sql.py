@@ -63,7 +63,8 @@ class SqlToRunaOperator(RunaPayoutOperator):
 
         :param context: the task's context.
         """
-        hook: Any = BaseHook.get_connection(self.source_conn_id).get_hook()
+        source: Any = BaseHook.get_connection(self.source_conn_id)
+        hook = source.get_hook()
         if not callable(getattr(hook, "get_conn", None)):
             raise InvalidOrderError(f"source_conn_id: connection {self.source_conn_id!r} is not to a database")
         with contextlib.closing(hook.get_conn()) as connection, contextlib.closing(_cursor(connection)) as cursor:
