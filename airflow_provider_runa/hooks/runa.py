@@ -195,7 +195,7 @@ class RunaHook(BaseHook):
         """Return the fields of the connection form (Airflow before 3.2; later ones read the provider's metadata)."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
-        from wtforms import FloatField, IntegerField, StringField
+        from wtforms import IntegerField, StringField  # the only ones that Airflow 3.1 knows, besides two more
         from wtforms.validators import Optional
 
         def text(kind: Any, label: str, default: Any) -> Any:
@@ -203,7 +203,7 @@ class RunaHook(BaseHook):
 
         return {
             "api_version": text(StringField, "API version", DEFAULT_API_VERSION),
-            "timeout": text(FloatField, "Timeout (seconds)", DEFAULT_TIMEOUT),
+            "timeout": text(IntegerField, "Timeout (seconds)", int(DEFAULT_TIMEOUT)),
             "orders_per_minute": text(IntegerField, "Orders per minute", DEFAULT_ORDERS_PER_MINUTE),
         }
 
@@ -277,7 +277,8 @@ class RunaHook(BaseHook):
             return False, f"Runa answered at {settings.base_url}, but not to a ping: {error}"
         finally:
             self.close()
-        return True, f"Runa answered at {settings.base_url} ({settings.environment}); the API key works."
+        kind = "" if settings.environment == settings.base_url else f" ({settings.environment})"
+        return True, f"Runa answered at {settings.base_url}{kind}; the API key works."
 
     # -- Runa's endpoints, one line each, synchronous and asynchronous ------------------------------------------------
 

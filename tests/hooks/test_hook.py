@@ -6,7 +6,9 @@ import asyncio
 import importlib.resources
 import inspect
 import json
+import sys
 import traceback
+from types import ModuleType
 from typing import Any
 
 import jsonschema
@@ -79,7 +81,7 @@ def test_every_twin_takes_the_same_arguments() -> None:
 def test_a_connection_that_works_says_so(runa: RunningSandbox) -> None:
     assert RunaHook().test_connection() == (
         True,
-        f"Runa answered at {runa.url} ({runa.url}); the API key works.",
+        f"Runa answered at {runa.url}; the API key works.",
     )
     assert runa.stats()["requests"] == {"GET /ping": 1}
 
@@ -144,10 +146,28 @@ def test_the_metadata_is_what_airflow_accepts() -> None:
     jsonschema.validate(get_provider_info(), json.loads(schema.read_text()))
 
 
-def test_the_form_of_older_airflow_says_the_same() -> None:
-    behaviour = RunaHook.get_ui_field_behaviour()
-    assert behaviour["relabeling"] == {"password": "API key", "host": "Base URL"}
+def test_the_form_of_older_airflow_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow 3.1 stands in for the form's libraries with these names; with any other the connection type is gone."""
+
+    def field(label: str, *, default: Any, **_: Any) -> tuple[str, Any]:
+        return label, default
+
+    libraries: dict[str, dict[str, Any]] = {
+        "flask_appbuilder": {},
+        "flask_appbuilder.fieldwidgets": {"BS3TextFieldWidget": object},
+        "flask_babel": {"lazy_gettext": str},
+        "wtforms": {"StringField": field, "IntegerField": field},
+        "wtforms.validators": {"Optional": object},
+    }
+    for name, values in libraries.items():
+        module = ModuleType(name)
+        vars(module).update(values)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    connection_type = get_provider_info()["connection-types"][0]
+    fields = connection_type["conn-fields"].items()
+    told = {name: (field["label"], field["schema"]["default"]) for name, field in fields}
+    assert RunaHook.get_connection_form_widgets() == told
+    behaviour = {name.replace("-", "_"): value for name, value in connection_type["ui-field-behaviour"].items()}
+    assert RunaHook.get_ui_field_behaviour() == behaviour
     assert set(behaviour) == {"hidden_fields", "relabeling", "placeholders"}
-    pytest.importorskip("flask_appbuilder", reason="only Airflow before 3.2 draws the form with it")
-    fields = get_provider_info()["connection-types"][0]["conn-fields"]
-    assert set(RunaHook.get_connection_form_widgets()) == set(fields)
