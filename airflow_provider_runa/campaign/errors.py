@@ -38,7 +38,7 @@ class CampaignUnfinishedError(PlacementError):
     """Some orders could not be placed, or their outcome is unknown; the others were."""
 
     retryable = True
-    money = "Campaign {campaign!r}: {counts}. {unplaced} order(s) are not placed, or not known to be: {reason}"
+    money = "Campaign {campaign!r}: {counts}. {unplaced} order(s) are not placed, or not known to be ({reason})."
     next = "The next retry goes on with those orders alone, and pays nobody twice."
     todo = "If no retry is left, clear the task."
 
@@ -56,7 +56,7 @@ class CampaignRejectedError(PlacementError):
     """Runa refused orders for a reason that no retry heals."""
 
     retryable = False
-    money = "Campaign {campaign!r}: {counts}. The rejected ones were paid nothing: {reason}"
+    money = "Campaign {campaign!r}: {counts}. The rejected ones were paid nothing ({reason})."
     next = "The task fails without further retries, because they would be refused as well."
     todo = "Mend their rows (the ledger says which), then clear the task: it orders for them alone."
 

@@ -437,12 +437,13 @@ class Ledger:
         return totals
 
     def reason(self, state: str) -> str | None:
-        """Return why a batch in some state is in it, if that is known of any."""
+        """Return why a batch in some state is in it, if that is known of any; without a full stop."""
         query = sa.select(_batches.c.error).where(
             _batches.c.campaign_id == self._id, _batches.c.state == state, _batches.c.error.is_not(None)
         )
         with self.engine.begin() as connection:
-            return connection.execute(query.order_by(_batches.c.planned_at.desc()).limit(1)).scalar()
+            found = connection.execute(query.order_by(_batches.c.planned_at.desc()).limit(1)).scalar()
+        return None if found is None else str(found).rstrip(".")
 
     def rows(self, *states: str) -> Iterator[dict[str, Any]]:
         """Iterate over the rows, without what is sent for them and without links.

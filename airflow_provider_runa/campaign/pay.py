@@ -150,14 +150,14 @@ class _Paying:
                 policy=self.policy,
             )
         except OrderFailedError as error:
-            self.ledger.reject(batch.id, attempt, FAILED, str(error))
+            self.ledger.reject(batch.id, attempt, FAILED, error.happened)
         except RefusedError as error:
             if isinstance(error, OrderHeldBackError) or not error.nobody_was_paid:
                 self._leave(batch, attempt, error)
             elif self.isolate_rejections and len(order.items) > 1:
-                self.queue.extend(self.ledger.split(batch, attempt, str(error), self.clock.now()))
+                self.queue.extend(self.ledger.split(batch, attempt, error.happened, self.clock.now()))
             else:
-                self.ledger.reject(batch.id, attempt, REJECTED, str(error))
+                self.ledger.reject(batch.id, attempt, REJECTED, error.happened)
                 self.paid.rejected.append(error)
         except PlacementError as error:
             self._leave(batch, attempt, error)
@@ -169,7 +169,7 @@ class _Paying:
 
     def _leave(self, batch: Batch, attempt: int, error: PlacementError) -> None:
         """Leave the batch open for the next attempt."""
-        self.ledger.note_error(batch.id, attempt, str(error))
+        self.ledger.note_error(batch.id, attempt, error.happened)
         self.paid.unplaced.append(error)
         if isinstance(error, OrderHeldBackError | AccessRefusedError):
             self.halted = self.halted or error
@@ -201,7 +201,7 @@ async def settle(
         batch = placed[order_id]
         try:
             if status == OrderStatus.FAILED:
-                ledger.settle_failed(batch, str(OrderFailedError(order_id=order_id)))
+                ledger.settle_failed(batch, OrderFailedError(order_id=order_id).happened)
             elif status == OrderStatus.COMPLETED:
                 await _settle_completed(ledger, batch, client, clock, keep_links=keep_links)
         except FencedError:

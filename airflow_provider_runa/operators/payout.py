@@ -363,7 +363,7 @@ class RunaPayoutOperator(BaseOperator):
         facts = {"campaign": ledger.campaign, "counts": counts}
         error: PlacementError | None = None
         if open_batches := ledger.batches(OPEN):
-            reason = ledger.reason(OPEN) or "another run of the campaign is at work on them."
+            reason = ledger.reason(OPEN) or "another run of the campaign is at work on them"
             error = CampaignUnfinishedError(**facts, unplaced=len(open_batches), reason=reason)
         elif processing:
             error = CampaignStillProcessingError(**facts, orders=len(processing))

@@ -30,6 +30,11 @@ class PlacementError(RunaError):
         self.facts = facts
         super().__init__(" ".join(text.format(**facts) for text in (self.money, self.next, self.todo)))
 
+    @property
+    def happened(self) -> str:
+        """What happened to the money, alone."""
+        return self.money.format(**self.facts)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.facts)
 
