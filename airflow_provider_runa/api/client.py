@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import TracebackType
@@ -463,7 +463,7 @@ class AsyncRunaClient(_Base):
         request = _get(f"/order/{quote(order_id, safe='')}")
         return _as(Order, request, await self._send(request))
 
-    async def list_orders(self) -> AsyncIterator[Order]:
+    async def list_orders(self) -> AsyncGenerator[Order, None]:
         """Do what :meth:`RunaClient.list_orders` does."""
         after: str | None = None
         while True:

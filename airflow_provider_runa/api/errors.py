@@ -7,7 +7,7 @@ pass through :func:`redact` before they are kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,24 @@ class InvalidOrderError(RunaError, ValueError):
 
 class RunaConnectionError(RunaError):
     """No usable answer came: what Runa did with the request is unknown."""
+
+
+class UnreadableOrdersError(RunaError):
+    """Of several orders some could not be read.
+
+    :param statuses: order id -> status, of those that could.
+    :param errors: order id -> why not, of those that could not.
+    """
+
+    def __init__(self, statuses: Mapping[str, str], errors: Mapping[str, Exception]) -> None:
+        super().__init__(statuses, errors)
+        self.statuses = dict(statuses)
+        self.errors = dict(errors)
+
+    def __str__(self) -> str:
+        order_id, error = next(iter(self.errors.items()))
+        more = f"; and {len(self.errors) - 1} more" if len(self.errors) > 1 else ""
+        return f"{order_id}: {error}{more}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,7 +38,7 @@ class HookClient:
         """Fetch an order."""
         return self.hook.get_order(order_id)
 
-    async def list_orders(self) -> AsyncIterator[Order]:
+    async def list_orders(self) -> AsyncGenerator[Order, None]:
         """Iterate over the account's orders."""
         for order in self.hook.list_orders():
             yield order

@@ -27,8 +27,9 @@ def test_models_and_errors_load_neither_airflow_nor_http(module: str) -> None:
     assert loaded(f"airflow_provider_runa.api.{module}", ["airflow", *HTTP]) == []
 
 
-def test_the_client_loads_no_airflow() -> None:
-    assert loaded("airflow_provider_runa.api.client", ["airflow", "requests", "aiohttp"]) == []
+@pytest.mark.parametrize("module", ["client", "statuses"])
+def test_the_client_loads_no_airflow(module: str) -> None:
+    assert loaded(f"airflow_provider_runa.api.{module}", ["airflow", "requests", "aiohttp"]) == []
 
 
 def test_what_is_loaded_is_seen() -> None:
