@@ -255,9 +255,9 @@ class RunaHook(BaseHook):
 
     async def aclose(self) -> None:
         """Close the connections of the asynchronous client, if there is one."""
-        if self._async_client is not None:
-            await self._async_client.aclose()
-            self._async_client = None
+        client, self._async_client = self._async_client, None
+        if client is not None:
+            await client.aclose()
 
     def test_connection(self) -> tuple[bool, str]:
         """Test the connection by one ``GET /ping``; it is what the UI's *Test* button calls.

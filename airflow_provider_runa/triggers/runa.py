@@ -6,15 +6,16 @@ events are stored and logged in clear. So it never sends an order, and all it ca
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_runa.api.errors import UnreadableOrdersError
 from airflow_provider_runa.api.models import OrderStatus
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID
+from airflow_provider_runa.triggers._watch import Watch, watch_orders
 
 #: The shortest pause before a poll, in seconds. A trigger that fires within about 2 s of the task's deferral can hit a
 #: race in Airflow's scheduler (measured on 3.3.2) which fails the task or runs ``execute`` again; at this distance and
@@ -70,29 +71,32 @@ class RunaOrderTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll until there is something to say."""
-        hook = RunaHook(self.runa_conn_id)
-        try:
-            yield TriggerEvent(await self._wait(hook))  # type: ignore[no-untyped-call]
-        finally:
-            await hook.aclose()
+        """Wait until there is something to say."""
+        async with watch_orders(self.runa_conn_id) as watch:
+            event = await self._wait(watch)
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
-    async def _wait(self, hook: RunaHook) -> dict[str, Any]:
+    async def _wait(self, watch: Watch) -> dict[str, Any]:
         states: dict[str, str] = dict.fromkeys(self.order_ids, OrderStatus.PROCESSING.value)
         failures = 0
+        soonest = MIN_PAUSE
         while True:
-            await asyncio.sleep(self._pause())
+            pending = [order_id for order_id, state in states.items() if state not in _FINAL]
+            pause = self._pause()
+            reason = None
             try:
-                for order_id in [order_id for order_id, state in states.items() if state not in _FINAL]:
-                    states[order_id] = str((await hook.aget_order(order_id)).status)
+                # From half of the pause on it is read together with the orders of other triggers.
+                states |= await watch.read(pending, after=max(soonest, pause / 2), within=pause)
                 failures = 0
-            except Exception as error:
+            except UnreadableOrdersError as error:
+                states |= error.statuses
                 failures += 1
-                self.log.warning("Order status could not be read (%d in a row): %s", failures, error)
-                if failures >= TOLERATED_FAILURES:
-                    return {"status": UNREADABLE, "orders": states, "reason": str(error)}
+                reason = str(error)
+            soonest = 0.0
             if OrderStatus.FAILED in states.values() or _FINAL.issuperset(states.values()):
                 return {"status": SETTLED, "orders": states}
+            if failures >= TOLERATED_FAILURES:
+                return {"status": UNREADABLE, "orders": states, "reason": reason}
             # The status was read before this line, so an order that settled in time is never called late.
             if self.deadline is not None and time.time() >= self.deadline:
                 return {"status": TIMED_OUT, "orders": states}

@@ -11,6 +11,7 @@ import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
 
 from airflow_provider_runa.hooks.runa import RunaHook
+from airflow_provider_runa.triggers import _watch
 from airflow_provider_runa.triggers import runa as module
 from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
 from tests.sensors.test_order import place
@@ -21,6 +22,7 @@ from tests.support.sandbox import RunningSandbox
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MIN_PAUSE", 0.05)
+    monkeypatch.setattr(_watch, "MIN_PAUSE_BETWEEN_CYCLES", 0.01)
 
 
 def fire(order_ids: list[str], *, poll_interval: float = 0.05, within: float | None = 60.0, **values: Any) -> Any:

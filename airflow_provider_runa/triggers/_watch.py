@@ -1,0 +1,153 @@
+"""One watch per connection: it reads, in one go, the orders that all triggers of an event loop wait for.
+
+A triggerer runs a thousand triggers on one event loop. If each had a client and asked for its own order, they would
+open a thousand connections and send a thousand requests per interval. Here each trigger says by when it wants to know,
+and the watch asks Runa once for all that is due, mostly from the order list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context
+from dataclasses import dataclass
+
+from airflow_provider_runa.api.errors import UnreadableOrdersError
+from airflow_provider_runa.api.statuses import read_statuses
+from airflow_provider_runa.hooks.runa import RunaHook
+
+log = logging.getLogger(__name__)
+
+#: The shortest pause between two cycles, in seconds: what comes due in it is read together, however many triggers
+#: have intervals, starts and deadlines of their own.
+MIN_PAUSE_BETWEEN_CYCLES = 1.0
+
+
+@asynccontextmanager
+async def watch_orders(runa_conn_id: str) -> AsyncIterator[Watch]:
+    """Give access to the watch of a connection. The first who comes starts it, the last who leaves ends it.
+
+    :param runa_conn_id: id of the Airflow connection.
+    """
+    # A client belongs to the event loop that it was made on: a process may have several, one after the other or in
+    # threads.
+    key = (asyncio.get_running_loop(), runa_conn_id)
+    if key not in _watches:
+        _watches[key] = Watch(runa_conn_id)
+    watch = _watches[key]
+    watch.subscribers += 1
+    try:
+        yield watch
+    finally:
+        watch.subscribers -= 1
+        if watch.subscribers == 0:
+            del _watches[key]  # before anything is awaited: whoever comes now starts a new one
+            await watch.aclose()
+
+
+@dataclass(eq=False)
+class _Question:
+    """What one trigger wants to know. Times are those of the event loop's clock."""
+
+    order_ids: tuple[str, ...]
+    earliest: float
+    latest: float
+    answer: asyncio.Future[dict[str, str]]
+
+
+class Watch:
+    """Reads the statuses of orders through one client; get it from :func:`watch_orders`.
+
+    :param runa_conn_id: id of the Airflow connection.
+    """
+
+    def __init__(self, runa_conn_id: str) -> None:
+        self.subscribers = 0
+        self._hook = RunaHook(runa_conn_id)
+        self._loop = asyncio.get_running_loop()
+        self._questions: set[_Question] = set()
+        self._asked = asyncio.Event()
+        # In a context of its own, because the context that it is started in is that of one trigger, and what is logged
+        # there goes to the log of that trigger's task.
+        self._task = self._loop.create_task(self._run(), name=f"watch of {runa_conn_id}", context=Context())
+
+    async def read(self, order_ids: Iterable[str], *, after: float, within: float) -> dict[str, str]:
+        """Return the statuses of orders as they are some time from now.
+
+        :param order_ids: ids of the orders.
+        :param after: they are not read before, in seconds from now.
+        :param within: they are read by then, give or take :data:`MIN_PAUSE_BETWEEN_CYCLES`; earlier if others are read
+            anyway.
+        :returns: order id -> status.
+        :raises UnreadableOrdersError: if some of these orders could not be read; it holds the statuses of the others.
+        """
+        now = self._loop.time()
+        question = _Question(tuple(order_ids), now + after, now + within, self._loop.create_future())
+        self._questions.add(question)
+        self._asked.set()
+        try:
+            return await question.answer
+        finally:
+            self._questions.discard(question)
+
+    async def aclose(self) -> None:
+        """End the watch and close its client."""
+        self._task.cancel()
+        try:
+            await asyncio.wait({self._task})
+        finally:
+            await self._hook.aclose()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._until_due()
+                await self._answer({question for question in self._questions if question.earliest <= self._loop.time()})
+                await asyncio.sleep(MIN_PAUSE_BETWEEN_CYCLES)
+        finally:
+            # Nobody is left when the watch is closed. If it ended otherwise, no trigger must wait for ever: Airflow
+            # starts one that was cancelled anew.
+            for question in self._questions:
+                question.answer.cancel()
+
+    async def _until_due(self) -> None:
+        while True:
+            self._asked.clear()
+            latest = min((question.latest for question in self._questions), default=None)
+            if latest is not None and latest <= self._loop.time():
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(latest):
+                    await self._asked.wait()
+
+    async def _answer(self, questions: set[_Question]) -> None:
+        statuses, errors = await self._read({order_id for question in questions for order_id in question.order_ids})
+        self._questions -= questions
+        for question in questions:
+            if question.answer.done():  # its trigger was cancelled meanwhile
+                continue
+            read = {order_id: statuses[order_id] for order_id in question.order_ids if order_id in statuses}
+            not_read = {order_id: errors[order_id] for order_id in question.order_ids if order_id in errors}
+            if not_read:
+                question.answer.set_exception(UnreadableOrdersError(read, not_read))
+            else:
+                question.answer.set_result(read)
+
+    async def _read(self, order_ids: set[str]) -> tuple[dict[str, str], dict[str, Exception]]:
+        """Return what is known of orders, and of the others why it is not."""
+        try:
+            return await read_statuses(await self._hook.aget_conn(), order_ids), {}
+        except UnreadableOrdersError as error:
+            unreadable = error
+        except Exception as error:  # of Airflow, too: the connection may be gone or wrong
+            unreadable = UnreadableOrdersError({}, dict.fromkeys(order_ids, error))
+        log.warning("%d of %d orders could not be read: %s", len(unreadable.errors), len(order_ids), unreadable)
+        # The next cycle looks up the Airflow connection again: its key or host may have been changed by then.
+        with suppress(Exception):
+            await self._hook.aclose()
+        return unreadable.statuses, unreadable.errors
+
+
+_watches: dict[tuple[asyncio.AbstractEventLoop, str], Watch] = {}

@@ -1,0 +1,548 @@
+"""Many triggers, one watch: what it asks, whom it wakes and when, and what is left of it. Over sockets, and on a loop
+whose clock jumps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from airflow_provider_runa.api.client import AsyncRunaClient
+from airflow_provider_runa.api.errors import RunaConnectionError, UnreadableOrdersError
+from airflow_provider_runa.api.models import Order
+from airflow_provider_runa.hooks.runa import RunaHook
+from airflow_provider_runa.triggers import _watch
+from airflow_provider_runa.triggers import runa as triggers
+from airflow_provider_runa.triggers._watch import Watch, watch_orders
+from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
+from tests.sensors.test_order import place
+from tests.support.loop import run_jumping
+from tests.support.orders import place_many, reads, start_patient_sandbox
+from tests.support.sandbox import RunningSandbox
+
+COUNT = 1_000
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let triggers wait tenths of a second instead of minutes."""
+    monkeypatch.setattr(triggers, "MIN_PAUSE", 0.05)
+    monkeypatch.setattr(_watch, "MIN_PAUSE_BETWEEN_CYCLES", 0.01)
+
+
+@pytest.fixture(scope="module")
+def _crowd() -> Iterator[tuple[RunningSandbox, list[str]]]:
+    with start_patient_sandbox() as runa:
+        yield runa, place_many(runa, COUNT)
+
+
+@pytest.fixture
+def crowd(
+    _crowd: tuple[RunningSandbox, list[str]], soon: None, monkeypatch: pytest.MonkeyPatch
+) -> tuple[RunningSandbox, list[str]]:
+    """A sandbox with 1,000 orders that are PROCESSING, which ``runa_default`` leads to; and their ids."""
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", _crowd[0].connection)
+    return _crowd
+
+
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> list[AsyncRunaClient]:
+    """Every asynchronous client that is made."""
+    made: list[AsyncRunaClient] = []
+    make = AsyncRunaClient.__init__
+
+    def watched(self: AsyncRunaClient, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        made.append(self)
+
+    monkeypatch.setattr(AsyncRunaClient, "__init__", watched)
+    return made
+
+
+@pytest.fixture
+def cycles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many orders each cycle asks for."""
+    seen: list[int] = []
+    read = Watch._read
+
+    async def watched(self: Watch, order_ids: set[str]) -> Any:
+        seen.append(len(order_ids))
+        return await read(self, order_ids)
+
+    monkeypatch.setattr(Watch, "_read", watched)
+    return seen
+
+
+def trigger(*ids: str, interval: float = 0.2, within: float | None = None, **values: Any) -> RunaOrderTrigger:
+    deadline = None if within is None else time.time() + within
+    return RunaOrderTrigger(ids, poll_interval=interval, deadline=deadline, **values)
+
+
+async def first(waiting: RunaOrderTrigger) -> Any:
+    """Run a trigger to its end, as the triggerer does, and return its event."""
+    (event,) = [event async for event in waiting.run()]
+    return event.payload
+
+
+@asynccontextmanager
+async def running(*waiting: RunaOrderTrigger) -> AsyncGenerator[list[asyncio.Task[Any]], None]:
+    """Run triggers, and cancel those that are left."""
+    tasks = [asyncio.create_task(first(one)) for one in waiting]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is looked at tells nobody
+            await asyncio.sleep(0.01)
+
+
+def run(coroutine: Awaitable[Any], clients: list[AsyncRunaClient]) -> Any:
+    """Run a test and check that it leaves nothing behind."""
+
+    async def checked() -> Any:
+        before = asyncio.all_tasks()
+        result = await asyncio.wait_for(coroutine, 30)
+        assert asyncio.all_tasks() == before
+        assert not _watch._watches
+        assert all(client._http.is_closed for client in clients)
+        return result
+
+    result = asyncio.run(checked())
+    gc.collect()  # what was never awaited complains now
+    return result
+
+
+# -- one poll for all --------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_orders_of_one_trigger(
+    crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient], cycles: list[int]
+) -> None:
+    runa, ids = crowd
+    before = reads(runa)
+
+    async def wait() -> None:
+        async with running(trigger(*ids)):
+            await until(lambda: len(cycles) == 4)
+
+    run(wait(), clients)
+    assert cycles == [COUNT] * 4
+    after = reads(runa)
+    assert 6 <= after["pages"] - before["pages"] <= 8  # the last cycle may have been cancelled
+    assert after["orders"] == before["orders"]
+    assert len(clients) == 1
+
+
+def test_two_hundred_triggers_of_one_order(
+    crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient], cycles: list[int]
+) -> None:
+    runa, ids = crowd
+    before = reads(runa)
+
+    async def wait() -> None:
+        async with running(*(trigger(order_id, interval=0.5) for order_id in ids[-200:])):
+            await until(lambda: len(cycles) == 4)
+
+    run(wait(), clients)
+    assert cycles[1:] == [200] * 3
+    after = reads(runa)
+    assert after["pages"] - before["pages"] + after["orders"] - before["orders"] <= 5 * 4
+    assert len(clients) == 1
+
+
+def test_each_trigger_gets_the_statuses_of_its_own_orders(
+    runa: RunningSandbox, soon: None, clients: list[AsyncRunaClient]
+) -> None:
+    runa.faults({"kind": "fail_order"})
+    failed = place(runa, done=False)
+    done = [place(runa, done=False) for _ in range(11)]
+    runa.advance(10)
+    pending = place(runa, done=False)
+
+    async def wait() -> list[Any]:
+        groups = [[done[0]], done[1:], [failed, pending], [done[2], pending]]
+        return await asyncio.gather(*(first(trigger(*group, within=0.5)) for group in groups))
+
+    events = run(wait(), clients)
+    assert events == [
+        {"status": SETTLED, "orders": {done[0]: "COMPLETED"}},
+        {"status": SETTLED, "orders": dict.fromkeys(done[1:], "COMPLETED")},
+        {"status": SETTLED, "orders": {failed: "FAILED", pending: "PROCESSING"}},
+        {"status": TIMED_OUT, "orders": {done[2]: "COMPLETED", pending: "PROCESSING"}},
+    ]
+    assert len(clients) == 1
+
+
+def test_two_connections_do_not_share(
+    crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runa, ids = crowd
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", runa.connection)
+
+    async def wait() -> None:
+        async with running(trigger(ids[0]), trigger(ids[0], runa_conn_id="other")):
+            await until(lambda: len(clients) == 2)
+            assert {name for _, name in _watch._watches} == {"runa_default", "other"}
+
+    run(wait(), clients)
+
+
+def test_two_event_loops_do_not_share(crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient]) -> None:
+    _, ids = crowd
+
+    async def wait() -> None:
+        async with running(trigger(ids[0])):
+            made = len(clients)
+            await until(lambda: len(clients) > made)
+            if made == 0:
+                await asyncio.to_thread(asyncio.run, wait())
+
+    run(wait(), clients)
+    assert len(clients) == 2
+
+
+# -- coming and going --------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_trigger_disturbs_no_other(
+    crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient], cycles: list[int]
+) -> None:
+    _, ids = crowd
+
+    async def wait() -> None:
+        async with running(*(trigger(order_id) for order_id in ids[:3])) as tasks:
+            await until(lambda: 3 in cycles)
+            tasks[0].cancel()  # the one that came first, and in whose task the watch was started
+            with pytest.raises(asyncio.CancelledError):
+                await tasks[0]
+            await until(lambda: cycles[-2:] == [2, 2])
+            assert not tasks[1].done()
+
+    run(wait(), clients)
+    assert len(clients) == 1
+
+
+def test_a_trigger_cancelled_in_the_middle_of_a_request_leaves_nothing(
+    runa: RunningSandbox, soon: None, clients: list[AsyncRunaClient]
+) -> None:
+    order_id = place(runa, done=False)
+    runa.faults({"kind": "latency", "method": "GET", "path": "/order/*", "seconds": 5, "count": 9})
+
+    async def wait() -> None:
+        async with running(trigger(order_id)):
+            await until(lambda: reads(runa)["orders"] == 1)
+
+    began = time.monotonic()
+    run(wait(), clients)
+    assert time.monotonic() - began < 3
+
+
+def test_the_watch_begins_anew_after_its_end(
+    crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient]
+) -> None:
+    _, ids = crowd
+
+    async def wait() -> None:
+        for _ in range(3):
+            assert (await first(trigger(ids[0], within=0.05)))["status"] == TIMED_OUT
+
+    run(wait(), clients)
+    assert len(clients) == 3
+
+
+def test_no_trigger_waits_for_a_watch_that_has_ended(
+    crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient], cycles: list[int]
+) -> None:
+    """A trigger that is cancelled is started anew by Airflow; one that waits for nobody is never seen again."""
+    _, ids = crowd
+
+    async def wait() -> None:
+        async with running(trigger(*ids)) as tasks:
+            await until(lambda: bool(cycles))
+            (watch,) = _watch._watches.values()
+            watch._task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await tasks[0]
+
+    run(wait(), clients)
+
+
+def test_the_watch_has_no_part_in_the_context_of_a_trigger(
+    crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a triggerer that context says into which task's log a line goes."""
+    task_log: ContextVar[str] = ContextVar("task_log", default="the triggerer's")
+    seen: list[str] = []
+    read = Watch._read
+
+    async def watched(self: Watch, order_ids: set[str]) -> Any:
+        seen.append(task_log.get())
+        return await read(self, order_ids)
+
+    monkeypatch.setattr(Watch, "_read", watched)
+    _, ids = crowd
+
+    async def wait() -> None:
+        task_log.set("the first task's")
+        async with running(trigger(ids[0])):
+            await until(lambda: bool(seen))
+
+    run(wait(), clients)
+    assert set(seen) == {"the triggerer's"}
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_order_ends_only_the_trigger_that_waits_for_it(
+    crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient]
+) -> None:
+    _, ids = crowd
+
+    async def wait() -> None:
+        with_unknown = trigger(ids[0], "O-NONE", interval=0.05)
+        async with running(with_unknown, *(trigger(order_id, interval=0.05) for order_id in ids[-20:])) as tasks:
+            event = await tasks[0]
+            assert (event["status"], event["orders"]) == (UNREADABLE, {ids[0]: "PROCESSING", "O-NONE": "PROCESSING"})
+            assert "O-NONE: 404 not_found" in event["reason"]
+            assert not any(task.done() for task in tasks[1:])
+
+    run(wait(), clients)
+
+
+def test_an_unknown_order_hides_no_failed_one(runa: RunningSandbox, soon: None, clients: list[AsyncRunaClient]) -> None:
+    runa.faults({"kind": "fail_order"})
+    failed = place(runa)
+    event = run(first(trigger("O-NONE", failed)), clients)
+    assert event == {"status": SETTLED, "orders": {"O-NONE": "PROCESSING", failed: "FAILED"}}
+
+
+def test_a_failing_cycle_is_logged_once_and_tolerated(
+    crowd: tuple[RunningSandbox, list[str]],
+    clients: list[AsyncRunaClient],
+    cycles: list[int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runa, ids = crowd
+    runa.faults({"kind": "status", "method": "GET", "path": "/order*", "status": 401, "count": 4})
+
+    async def wait() -> None:
+        async with running(*(trigger(order_id) for order_id in ids[-20:])) as tasks:
+            await until(lambda: len(cycles) >= 5)
+            assert not any(task.done() for task in tasks)
+
+    with caplog.at_level(logging.WARNING):
+        run(wait(), clients)
+    lines = [record.getMessage() for record in caplog.records if record.name == _watch.__name__]
+    assert len(lines) == 2  # in a cycle the list fails, and one order
+    assert all("orders could not be read: O-" in line for line in lines)
+    assert "secret" not in "".join(lines)
+
+
+def test_a_changed_connection_is_taken_up_after_a_failure(
+    runa: RunningSandbox, soon: None, clients: list[AsyncRunaClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = place(runa)
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", runa.connection.replace("XXsandbox", "XXrevoked"))
+
+    async def wait() -> Any:
+        async with running(trigger(order_id)) as tasks:
+            await until(lambda: len(clients) == 2)
+            monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", runa.connection)
+            return await tasks[0]
+
+    assert run(wait(), clients)["status"] == SETTLED
+
+
+@pytest.mark.parametrize("connection", [None, '{"conn_type": "runa"}'])
+def test_a_connection_that_cannot_be_used_is_unreadable_in_the_end(
+    soon: None, clients: list[AsyncRunaClient], monkeypatch: pytest.MonkeyPatch, connection: str | None
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_RUNA_DEFAULT", raising=False)
+    if connection is not None:
+        monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", connection)
+    else:
+        monkeypatch.setattr(RunaHook, "aget_settings", _no_connection)
+    event = run(first(trigger("O-1", "O-2", interval=0.05)), clients)
+    assert event["status"] == UNREADABLE
+    assert event["reason"].startswith("O-")
+    assert event["reason"].endswith("; and 1 more")
+    assert "connection" in event["reason"].lower()
+
+
+async def _no_connection(self: RunaHook) -> Any:
+    raise LookupError(f"the connection {self.runa_conn_id} is not defined")
+
+
+# -- when: a trigger's demands -----------------------------------------------------------------------------------------
+
+
+class Script:
+    """A watch that answers from a script, and notes what is demanded.
+
+    :param answers: statuses of ``O-1``, or errors.
+    """
+
+    def __init__(self, *answers: str | Exception) -> None:
+        self.answers = list(answers)
+        self.demands: list[tuple[list[str], float, float]] = []
+
+    async def read(self, order_ids: list[str], *, after: float, within: float) -> dict[str, str]:
+        self.demands.append((list(order_ids), after, within))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise UnreadableOrdersError({}, dict.fromkeys(order_ids, answer))
+        return dict.fromkeys(order_ids, answer)
+
+
+def play(script: Script, **values: Any) -> Any:
+    waiting: Any = trigger("O-1", **values)
+    return asyncio.run(waiting._wait(script))
+
+
+@pytest.mark.parametrize(
+    ("interval", "first_demand", "next_demand"),
+    [(30.0, (15.0, 30.0), (15.0, 30.0)), (6.0, (5.0, 6.0), (3.0, 6.0)), (1.0, (5.0, 5.0), (2.5, 5.0))],
+)
+def test_the_first_poll_keeps_its_distance_from_the_deferral(
+    interval: float, first_demand: tuple[float, float], next_demand: tuple[float, float]
+) -> None:
+    script = Script("PROCESSING", "PROCESSING", "COMPLETED")
+    assert play(script, interval=interval)["status"] == SETTLED
+    assert [demand[1:] for demand in script.demands] == [first_demand, next_demand, next_demand]
+
+
+def test_a_status_is_read_before_the_deadline_is_tested() -> None:
+    assert play(Script("COMPLETED"), within=-60)["status"] == SETTLED
+    late = Script("PROCESSING")
+    assert play(late, interval=30, within=-60)["status"] == TIMED_OUT
+    assert late.demands == [(["O-1"], 5.0, 5.0)]
+    assert play(Script(RunaConnectionError("no")), within=-60)["status"] == TIMED_OUT
+
+
+def test_only_failures_in_a_row_count() -> None:
+    failure = RunaConnectionError("no usable answer")
+    script = Script(*[failure] * 9, "PROCESSING", *[failure] * 10)
+    event = play(script)
+    assert event == {"status": UNREADABLE, "orders": {"O-1": "PROCESSING"}, "reason": "O-1: no usable answer"}
+    assert script.answers == []
+
+
+# -- when: the cycles of the watch, on a loop whose clock jumps --------------------------------------------------------
+
+
+class Recorder:
+    """A client that notes its requests, of which each takes a tenth of a second; and when each order was read."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.requests: list[float] = []
+        self.read_at: dict[str, list[float]] = {}
+
+    async def _request(self) -> None:
+        self.requests.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.1)
+
+    async def get_order(self, order_id: str) -> Order:
+        await self._request()
+        return Order(id=order_id, status="PROCESSING")
+
+    async def list_orders(self) -> AsyncGenerator[Order, None]:
+        await self._request()
+        for order_id in self.ids:
+            yield Order(id=order_id, status="PROCESSING")
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder()
+    read = Watch.read
+
+    async def client(self: RunaHook) -> Any:
+        return made
+
+    async def noted(self: Watch, order_ids: list[str], **when: float) -> dict[str, str]:
+        statuses = await read(self, order_ids, **when)
+        for order_id in order_ids:
+            made.read_at.setdefault(order_id, []).append(asyncio.get_running_loop().time())
+        return statuses
+
+    monkeypatch.setattr(RunaHook, "aget_conn", client)
+    monkeypatch.setattr(Watch, "read", noted)
+    return made
+
+
+def simulate(recorder: Recorder, starts: dict[str, tuple[float, float]], seconds: float) -> None:
+    """Run triggers of one order each for a time.
+
+    :param starts: order id -> when its trigger starts, and its interval.
+    """
+    recorder.ids = list(starts)
+
+    async def start(order_id: str, begin: float, interval: float) -> None:
+        await asyncio.sleep(begin)
+        await first(RunaOrderTrigger([order_id], poll_interval=interval))
+
+    async def simulated() -> None:
+        tasks = [asyncio.create_task(start(order_id, *when)) for order_id, when in starts.items()]
+        await asyncio.sleep(seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run_jumping(simulated())
+
+
+def check_reads(recorder: Recorder, starts: dict[str, tuple[float, float]], seconds: float) -> None:
+    """Check that every order was read as often as was asked for, hardly more than twice as often, and not too soon."""
+    slack = _watch.MIN_PAUSE_BETWEEN_CYCLES + 1  # how long the cycle before may take here: nine orders one by one
+    for order_id, (begin, interval) in starts.items():
+        times = recorder.read_at[order_id]
+        assert times[0] >= begin + 5
+        gaps = [later - sooner for sooner, later in pairwise([begin, *times, seconds])]
+        assert max(gaps) <= interval + slack
+        assert min(gaps[1:-1]) >= interval / 2
+    assert all(later - sooner > 0.099 for sooner, later in pairwise(recorder.requests))
+
+
+def test_a_thousand_triggers_that_start_one_by_one_share_their_cycles(recorder: Recorder) -> None:
+    """Deferred over two minutes, as a scheduler gets them done, they poll together from their first poll on."""
+    starts = {f"O-{number}": (number * 0.12, 30.0) for number in range(COUNT)}
+    simulate(recorder, starts, seconds=600)
+    check_reads(recorder, starts, 600)
+    assert len(recorder.requests) <= 600 / 15
+    assert len([at for at in recorder.requests if at >= 180]) <= 420 / 30 + 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_intervals_coexist(recorder: Recorder, seed: int) -> None:
+    rng = random.Random(seed)
+    starts = {f"O-{number}": (rng.uniform(0, 300), rng.choice([5, 7, 30, 60, 600])) for number in range(60)}
+    simulate(recorder, starts, seconds=1800)
+    check_reads(recorder, starts, 1800)
+
+
+def test_a_watch_has_no_alarm_while_nobody_asks(recorder: Recorder) -> None:
+    async def nobody() -> None:
+        async with watch_orders("runa_default") as watch:
+            await asyncio.sleep(100_000)
+            assert await watch.read(["O-1"], after=0, within=10) == {"O-1": "PROCESSING"}
+
+    run_jumping(nobody())
+    assert recorder.requests == [pytest.approx(100_010)]
