@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test test-unit test-e2e soak mutants demo demo-ui bench docs/errors.md constraints clean
+.PHONY: help venv lint test test-unit test-e2e soak mutants demo demo-ui bench bench-triggerer docs/errors.md constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ demo-ui: $(STAMP) ## the same, and leave Airflow and the sandbox running
 
 bench: $(STAMP) ## what importing the operator costs, against the HTTP provider's
 	$(BIN)/python benchmarks/import_time.py
+
+bench-triggerer: $(STAMP) ## what 1,000 waiting orders cost a triggerer, against the HTTP provider's trigger
+	$(BIN)/python benchmarks/triggerer.py
 
 constraints: ## pin what a fresh environment holds: names and versions only
 	rm -rf .build/constraints && $(PYTHON) -m venv .build/constraints
