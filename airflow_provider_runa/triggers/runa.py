@@ -17,9 +17,9 @@ from airflow_provider_runa.api.models import OrderStatus
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID
 from airflow_provider_runa.triggers._watch import Watch, watch_orders
 
-#: The shortest pause before a poll, in seconds. A trigger that fires within about 2 s of the task's deferral can hit a
-#: race in Airflow's scheduler (measured on 3.3.2) which fails the task or runs ``execute`` again; at this distance and
-#: more none was seen.
+#: The shortest pause before the first poll, and the shortest interval, in seconds. A trigger that fires within about
+#: 2 s of the task's deferral can hit a race in Airflow's scheduler (measured on 3.3.2) which fails the task or runs
+#: ``execute`` again; at this distance and more none was seen.
 MIN_PAUSE = 5.0
 
 #: Polls of an order that may fail one after the other before the trigger gives up.
@@ -35,12 +35,15 @@ _FINAL = frozenset({OrderStatus.COMPLETED.value, OrderStatus.FAILED.value})
 class RunaOrderTrigger(BaseTrigger):
     """Fires once when all orders are COMPLETED or FAILED, when one of them is FAILED, or at the deadline.
 
+    However many of them wait in a triggerer, they share one client and one poll per interval (see ``_watch``).
+
     The event is ``{"status": "settled" | "timed_out" | "unreadable", "orders": {order id: status}}``: whoever gets
     it fetches the orders again. ``unreadable`` has a ``reason``.
 
     :param order_ids: ids of the orders.
     :param runa_conn_id: id of the Airflow connection.
-    :param poll_interval: seconds between two looks at an order, at least 5.
+    :param poll_interval: seconds between two looks at an order, at least 5. Triggers of the same connection look
+        together, so that it may be less, down to half of it.
     :param deadline: when to give up, in seconds since the epoch; ``None`` never. An order that settled before is
         seen even if the triggerer was down when the deadline passed.
     """

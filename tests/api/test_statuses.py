@@ -190,6 +190,13 @@ def test_an_order_that_cannot_be_read_hides_no_other() -> None:
     assert error.statuses == dict.fromkeys(set(names(5)) - {"O-2"}, "COMPLETED")
 
 
+def test_unknown_orders_hide_no_other_however_many_they_are() -> None:
+    account = Account(["O-1"])
+    error = ask(account, ["O-1", *names(5, "X")])
+    assert error.statuses == {"O-1": "COMPLETED"}
+    assert set(account.requests) == {"O-1", *names(5, "X")}
+
+
 def test_it_stops_when_runa_does_not_answer() -> None:
     """One failure may be the order's, two in a row are Runa's: the rest is not asked for, and not lost either."""
     down: Any = dict.fromkeys(["list", *names(1_000)], RunaConnectionError("no usable answer"))
