@@ -1,14 +1,18 @@
-"""One sandbox and one real Airflow for all end-to-end tests, each started once."""
+"""One sandbox, one proxy before it and one real Airflow for all end-to-end tests, each started once."""
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from scripts.airflow_stack import AirflowStack
+from scripts.airflow_stack import AirflowStack, wait_until
+from tests.support.proxy import FaultProxy, start_proxy
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,7 +45,46 @@ def sandbox(shared_sandbox: RunningSandbox) -> RunningSandbox:
 
 
 @pytest.fixture(scope="session")
-def airflow(shared_sandbox: RunningSandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
+def shared_proxy(shared_sandbox: RunningSandbox) -> Iterator[FaultProxy]:
+    with start_proxy(shared_sandbox.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(shared_proxy: FaultProxy) -> Iterator[FaultProxy]:
+    """The proxy, without rules; after the test nothing is held any more."""
+    shared_proxy.forget()
+    yield shared_proxy
+    shared_proxy.forget()
+
+
+def _connection(url: str, timeout: float) -> str:
+    return json.dumps({"conn_type": "runa", "password": API_KEY, "host": url, "extra": {"timeout": timeout}})
+
+
+class PatientStack(AirflowStack):
+    """Asks again while Airflow's database is locked: SQLite has one writer, and Airflow answers 500 to the others."""
+
+    def api(self, method: str, path: str, body: Any = None, missing: Any = None) -> Any:
+        answers: list[Any] = []
+
+        def answered() -> bool:
+            try:
+                answers.append(super(PatientStack, self).api(method, path, body, missing))
+            except RuntimeError as error:
+                if '"Database error"' in str(error):
+                    return False
+                raise
+            return True
+
+        wait_until(answered, 60, f"Airflow's database takes {method} {path}", self.tails)
+        return answers[0]
+
+
+@pytest.fixture(scope="session")
+def airflow(
+    shared_sandbox: RunningSandbox, shared_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AirflowStack]:
     dags = tmp_path_factory.mktemp("dags")
     for source in [*(ROOT / "example_dags").glob("*.py"), *(HERE / "dags").glob("*.py")]:
         shutil.copy(source, dags)
@@ -49,8 +92,17 @@ def airflow(shared_sandbox: RunningSandbox, tmp_path_factory: pytest.TempPathFac
     secrets.write_text(f'{{"address": "{PLANTED_ADDRESS}", "reference": "{PLANTED_REFERENCE}"}}')
     env = {
         "AIRFLOW_CONN_RUNA_DEFAULT": shared_sandbox.connection,
+        # Through the proxy: one that waits as long as a test may hold a request, and one that soon gives up.
+        "AIRFLOW_CONN_RUNA_PROXIED": _connection(shared_proxy.url, 120),
+        "AIRFLOW_CONN_RUNA_IMPATIENT": _connection(shared_proxy.url, 3),
+        # What is lost with a killed process is noticed soon.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
         "RUNA_TEST_SECRETS": str(secrets),
         "RUNA_TEST_MARKERS": str(tmp_path_factory.mktemp("markers")),
     }
-    with AirflowStack(tmp_path_factory.mktemp("airflow"), dags, env) as stack:
+    with PatientStack(tmp_path_factory.mktemp("airflow"), dags, env) as stack:
         yield stack
+        stack.stop_component("triggerer", signal.SIGKILL)  # asked nicely, it takes 10 s
