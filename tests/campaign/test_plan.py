@@ -317,5 +317,7 @@ def plan_bytes(given: list[dict[str, Any]]) -> bytes:
     from airflow_provider_runa.api.models import NewOrder
     from airflow_provider_runa.campaign.rows import read_row
 
-    items = [json.loads(read_row(one, {}).item.model_dump_json(exclude_none=True), parse_float=Decimal) for one in given]
+    items = [
+        json.loads(read_row(one, {}).item.model_dump_json(exclude_none=True), parse_float=Decimal) for one in given
+    ]
     return NewOrder.build(currency="USD", items=items, description="spring").body()

@@ -25,7 +25,9 @@ def find_programs() -> Path | None:
     folders = sorted(versions, key=lambda folder: float(folder.parent.name), reverse=True)
     if on_path := shutil.which("postgres"):
         folders.append(Path(on_path).resolve().parent)
-    return next((folder for folder in folders if all((folder / name).exists() for name in ("initdb", "postgres"))), None)
+    return next(
+        (folder for folder in folders if all((folder / name).exists() for name in ("initdb", "postgres"))), None
+    )
 
 
 @contextmanager
@@ -43,7 +45,19 @@ def start_postgres(programs: Path) -> Iterator[str]:
         if user is not None:
             shutil.chown(folder, user)
         data = folder / "data"
-        initdb = [programs / "initdb", "-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        initdb = [
+            programs / "initdb",
+            "-D",
+            data,
+            "-U",
+            "tests",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]
         subprocess.run(initdb, user=user, cwd=folder, check=True, capture_output=True)
         port = _free_port()
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
