@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test test-unit test-e2e soak mutants demo demo-ui bench bench-triggerer docs/errors.md constraints clean
+.PHONY: help venv lint postgres test test-unit test-e2e soak mutants demo demo-ui bench bench-triggerer docs/errors.md constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,15 @@ lint: $(STAMP) ## ruff (lint and format), mypy strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+postgres: ## a PostgreSQL server for the tests: Debian's package, if there is none and we are root
+	@if command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+	  echo "There is a PostgreSQL server."; \
+	elif [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; \
+	else \
+	  echo "There is no PostgreSQL server, and only root can install one: the tests that need it are skipped."; \
+	fi
 
 test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest

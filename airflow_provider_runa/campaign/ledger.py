@@ -176,14 +176,14 @@ class FencedError(Exception):
 
 
 def open_engine(url: Any) -> Engine:
-    """Return an engine for a ledger.
+    """Return an engine for a ledger. Its errors do not show the values of a statement: they name recipients.
 
     :param url: a URL of SQLAlchemy's, or its text.
     """
     url = sa.engine.make_url(url)
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, future=True, pool_pre_ping=True)
-    engine = sa.create_engine(url, future=True, connect_args={"timeout": 60})
+        return sa.create_engine(url, future=True, hide_parameters=True, pool_pre_ping=True)
+    engine = sa.create_engine(url, future=True, hide_parameters=True, connect_args={"timeout": 60})
 
     # SQLite's driver begins transactions when it likes, and two that read before they write lock each other out.
     @sa.event.listens_for(engine, "connect")
@@ -203,7 +203,14 @@ def create(engine: Engine) -> None:
     :param engine: see :func:`open_engine`.
     :raises LedgerVersionError: if the ledger belongs to another release.
     """
-    _tables.create_all(engine)
+    for left in reversed(range(len(_tables.tables) + 1)):
+        try:
+            _tables.create_all(engine)
+            break
+        except (sa.exc.IntegrityError, sa.exc.OperationalError, sa.exc.ProgrammingError):
+            if not left:
+                raise
+            # Somebody else is making the tables: whatever could not be made a second time is there at the next look.
     with engine.begin() as connection:
         found = connection.execute(sa.select(_version.c.version)).scalar()
         if found is None:
@@ -274,10 +281,16 @@ class Ledger:
             return [Batch(*row) for row in connection.execute(query.order_by(_batches.c.planned_at, _batches.c.id))]
 
     def order(self, batch: Batch) -> NewOrder:
-        """Return the order of a batch: the same bytes every time, whatever became of the input."""
+        """Return the order of a batch: the same bytes every time, whatever became of the input.
+
+        :raises FencedError: if it is not there any more, because another attempt has settled or split the batch.
+        """
         query = sa.select(_payouts.c.item).where(_payouts.c.batch_id == batch.id).order_by(_payouts.c.position)
         with self.engine.begin() as connection:
-            items = [NewOrderItem.build(json.loads(text, parse_float=Decimal)) for (text,) in connection.execute(query)]
+            texts = [text for (text,) in connection.execute(query)]
+        if not texts or None in texts:
+            raise FencedError(batch.id)
+        items = [NewOrderItem.build(json.loads(text, parse_float=Decimal)) for text in texts]
         return NewOrder.build(currency=batch.currency, items=items, description=batch.description)
 
     def take(self, batch_id: str, owner: str, now: datetime) -> int | None:

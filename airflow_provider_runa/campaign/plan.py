@@ -118,7 +118,9 @@ class _Plan:
         self.found = 0
         #: What one order may hold -> recipient key -> row, and what the ledger knows of it. Full ones are written down.
         self.groups: dict[str, dict[str, tuple[Payout, Known | None]]] = defaultdict(dict)
-        self.waiting: dict[str, int] = {}  # recipient keys in the groups -> index of their row
+        #: Recipient keys of which the ledger does not tell yet that this plan holds them -> index of their row.
+        self.waiting: dict[str, int] = {}
+        self.written: list[str] = []  # those that were written down since the ledger was asked
 
     def make(self, rows: Iterable[Any]) -> PlanReport:
         for chunk in _chunks(enumerate(rows)):
@@ -143,6 +145,9 @@ class _Plan:
         known = self.planning.known({payout.recipient_key for payout in payouts.values()})
         for index, payout in payouts.items():
             self._sort_in(index, payout, known.get(payout.recipient_key))
+        for key in self.written:
+            del self.waiting[key]  # the ledger tells from the next chunk on
+        self.written.clear()
 
     def _sort_in(self, index: int, payout: Payout, known: Known | None) -> None:
         key = payout.recipient_key
@@ -181,8 +186,7 @@ class _Plan:
         known = {key: known for key, (_, known) in group.items() if known is not None}
         payouts = [payout for payout, _ in group.values()]
         self.planning.add(payouts, known, currency=self.currency, description=self.campaign)
-        for key in group:
-            del self.waiting[key]  # the ledger knows them now
+        self.written.extend(group)
 
     def _check_totals(self) -> None:
         if self.limits.recipients is not None and self.report.to_pay > self.limits.recipients:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from airflow_provider_runa.api.errors import InvalidOrderError
@@ -58,17 +61,28 @@ def read_row(row: Any, defaults: Mapping[str, Any]) -> Payout:
             f"has no use for the field(s) {', '.join(unknown[:5])}; known are {', '.join(sorted(FIELDS))}"
         )
     fields = {name: value for name, value in row.items() if value is not None}
-    key = str(fields.get("recipient_key", "")).strip()
+    key = _text(fields.get("recipient_key", "")).strip()
     if key.lower() in _MISSING_VALUES:
         raise InvalidOrderError("recipient_key: is missing")
     if len(key) > MAX_RECIPIENT_KEY:
         raise InvalidOrderError(f"recipient_key: must have at most {MAX_RECIPIENT_KEY} characters")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in key):
+        raise InvalidOrderError("recipient_key: must not have control characters")  # not every database takes them
     item = {
         "face_value": fields.get("face_value", defaults.get("face_value")),
         "distribution_method": _distribution(fields) or defaults.get("distribution_method"),
         "products": _products(fields) or _products(defaults),
     }
     return Payout(key, NewOrderItem.build({name: value for name, value in item.items() if value is not None}))
+
+
+def _text(key: Any) -> str:
+    """Return a key as text. A number that a data frame or a database made of 42 is 42 again: the same recipient."""
+    if isinstance(key, float | Decimal) and math.isfinite(key):
+        if key != int(key):
+            raise InvalidOrderError("recipient_key: must be text or a whole number")
+        key = int(key)
+    return str(key)
 
 
 def _distribution(fields: Mapping[str, Any]) -> Any:

@@ -1,0 +1,411 @@
+"""Paying: batches into orders, refusals and failures into the rows they concern, and results into the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from airflow_provider_runa.api.errors import RunaError
+from airflow_provider_runa.api.models import NewOrder, Order
+from airflow_provider_runa.campaign.ledger import LEASE, OPEN, PLACED
+from airflow_provider_runa.campaign.pay import Paid, pay, settle
+from airflow_provider_runa.placement.errors import (
+    AccessRefusedError,
+    OrderHeldBackError,
+    OrderRejectedError,
+    OutcomeUnknownError,
+)
+from tests.campaign.world import Campaign, row
+
+LINK: Mapping[str, Any] = {"distribution_method": {"type": "PAYOUT_LINK"}, "email_address": None, "product": "AMZ-US"}
+
+
+def rows(*numbers: int, **fields: Any) -> list[dict[str, Any]]:
+    return [row(number, **fields) for number in numbers]
+
+
+def bad(number: int) -> dict[str, Any]:
+    """Return a row that Runa refuses, and that no plan can know of: above what the product allows."""
+    return row(number, product="AMZ-US", amount=501)
+
+
+def good(number: int) -> dict[str, Any]:
+    return row(number, product="AMZ-US")
+
+
+def finish(campaign: Campaign, **options: Any) -> Paid:
+    paid = campaign.pay(**options)
+    campaign.clock.advance(seconds=10)
+    campaign.settle()
+    return paid
+
+
+def once(*numbers: int) -> dict[str, int]:
+    return {f"customer-{number}@example.com": 1 for number in numbers}
+
+
+def links(campaign: Campaign) -> list[str | None]:
+    with campaign.database.begin() as connection:
+        query = sa.text("SELECT payout_link FROM runa_ledger ORDER BY position")
+        return [link for (link,) in connection.execute(query)]
+
+
+# -- the usual way ----------------------------------------------------------------------------------------------------
+
+
+def test_everybody_is_paid_once_and_the_ledger_knows(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(450)))
+    assert finish(campaign).placed == 3
+    assert campaign.paid() == once(*range(450))
+    assert (campaign.states(), campaign.total("paid")) == ({"paid": 450}, Decimal(4500))
+    order_ids = {order.id for order in campaign.engine.orders()}
+    for found in campaign.ledger.rows():
+        assert found["order_id"] in order_ids
+        assert found["order_reference"].startswith("af-")
+        assert None not in (found["item_id"], found["sent_at"], found["paid_at"])
+
+
+def test_an_order_tells_its_campaign_and_its_batch(campaign: Campaign) -> None:
+    campaign.plan(rows(1))
+    (batch,) = campaign.ledger.batches(OPEN)
+    finish(campaign)
+    (order,) = campaign.engine.orders()
+    assert order.body["metadata"]["airflow_campaign"] == "spring"
+    assert order.body["metadata"]["airflow_batch"] == batch.id
+    (found,) = campaign.ledger.rows()
+    assert order.body["description"] == f"spring [{found['order_reference']}]"
+
+
+def test_paying_again_sends_nothing(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2))
+    finish(campaign)
+    campaign.clock.advance(days=400)
+    assert finish(campaign, run="a year later") == Paid()
+    assert len(campaign.engine.orders()) == 1
+
+
+def test_rows_are_sent_until_their_order_is_done(campaign: Campaign) -> None:
+    campaign.plan(rows(1))
+    campaign.pay()
+    (batch,) = campaign.ledger.batches(PLACED)
+    assert campaign.settle() == [batch.order_id]
+    assert campaign.states() == {"sent": 1}
+    campaign.clock.advance(seconds=10)
+    assert campaign.settle() == []
+    assert campaign.states() == {"paid": 1}
+    assert campaign.settle() == []
+
+
+def test_progress_is_told_after_each_order(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(450)))
+    told: list[tuple[int, int]] = []
+    asyncio.run(
+        pay(
+            campaign.ledger,
+            owner="run",
+            client=campaign.client,
+            clock=campaign.clock,
+            concurrency=1,
+            progress=lambda paid, left: told.append((paid.placed, left)),
+        )
+    )
+    assert told == [(1, 2), (2, 1), (3, 0)]
+
+
+def test_orders_are_under_way_at_once(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(1000)))
+    client = WaitingClient(campaign)
+    asyncio.run(pay(campaign.ledger, owner="run", client=client, clock=campaign.clock, concurrency=4))
+    assert client.most == 4
+    assert len(campaign.engine.orders()) == 5
+
+
+class WaitingClient:
+    """A client that waits a turn, and counts the requests that wait with it."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self.real = campaign.client
+        self.get_order, self.list_orders = self.real.get_order, self.real.list_orders
+        self.now = self.most = 0
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.01)
+        self.now -= 1
+        return await self.real.create_order(order, idempotency_key=idempotency_key, execution_mode=execution_mode)
+
+
+# -- links ------------------------------------------------------------------------------------------------------------
+
+
+def test_links_are_not_kept(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2, **LINK))
+    finish(campaign)
+    assert links(campaign) == [None, None]
+
+
+def test_links_are_kept_if_asked(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2, **LINK))
+    campaign.pay()
+    campaign.clock.advance(seconds=10)
+    campaign.settle(keep_links=True)
+    kept = links(campaign)
+    assert len(set(kept)) == 2
+    assert all(link and link.startswith("https://payouts.example.com/") for link in kept)
+
+
+def test_equal_items_get_an_id_each(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2, 3, **LINK))
+    finish(campaign)
+    assert len({found["item_id"] for found in campaign.ledger.rows()} - {None}) == 3
+
+
+# -- failures and refusals --------------------------------------------------------------------------------------------
+
+
+def test_an_order_that_failed_fails_only_its_rows_and_the_next_plan_pays_them(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(201)))
+    campaign.fault("fail_order", skip=1)
+    finish(campaign)
+    failed = [found["recipient_key"] for found in campaign.ledger.rows("failed")]
+    assert len(failed) in (1, 200)
+    assert campaign.states() == {"failed": len(failed), "paid": 201 - len(failed)}
+    assert campaign.plan(rows(*range(201))).planned_again == len(failed)
+    finish(campaign)
+    assert campaign.paid() == once(*range(201))
+    assert campaign.states() == {"paid": 201}
+
+
+def test_an_order_that_failed_before_it_was_looked_at_frees_its_rows(campaign: Campaign) -> None:
+    # Its answer was lost, so that the attempt sees it only as one that has FAILED already.
+    failing = Campaign(campaign.database, processing_delay=0.0)
+    failing.plan(rows(1))
+    failing.fault("fail_order")
+    finish(failing)
+    assert failing.states() == {"failed": 1}
+    failing.plan(rows(1))
+    finish(failing)
+    assert failing.paid() == once(1)
+
+
+def test_a_refused_order_rejects_only_its_rows(campaign: Campaign) -> None:
+    campaign.plan([bad(1), good(2), row(3)])
+    paid = finish(campaign)
+    assert campaign.states() == {"rejected": 2, "paid": 1}
+    assert campaign.paid() == once(3)
+    assert [type(error) for error in paid.rejected] == [OrderRejectedError]
+    assert (paid.placed, paid.unplaced) == (1, [])
+    assert "product_validation_error" in str(campaign.ledger.reason("rejected"))
+    assert all("product_validation_error" in found["error"] for found in campaign.ledger.rows("rejected"))
+
+
+def test_exactly_the_offending_rows_are_isolated(campaign: Campaign) -> None:
+    campaign.plan([bad(n) if n in (3, 4, 150) else good(n) for n in range(200)])
+    paid = finish(campaign, isolate=True)
+    assert {found["recipient_key"] for found in campaign.ledger.rows("rejected")} == {
+        "customer-3",
+        "customer-4",
+        "customer-150",
+    }
+    assert len(paid.rejected) == 3
+    assert campaign.paid() == once(*(set(range(200)) - {3, 4, 150}))
+    assert campaign.states() == {"paid": 197, "rejected": 3}
+
+
+def test_isolating_goes_on_where_a_killed_attempt_stopped(campaign: Campaign) -> None:
+    campaign.plan([bad(n) if n == 3 else good(n) for n in range(8)])
+    for number in range(1, 12):
+        with contextlib.suppress(ExceptionGroup):
+            asyncio.run(
+                pay(
+                    campaign.ledger,
+                    owner="run",
+                    client=DyingClient(campaign, number),
+                    clock=campaign.clock,
+                    isolate_rejections=True,
+                    concurrency=1,
+                )
+            )
+    assert len(campaign.engine.order_posts) > 2, "no attempt came as far as to split"
+    finish(campaign, isolate=True)
+    assert campaign.paid() == once(0, 1, 2, 4, 5, 6, 7)
+    assert campaign.states() == {"paid": 7, "rejected": 1}
+
+
+class DyingClient:
+    """A client that dies with its n-th order, before or after it was placed."""
+
+    def __init__(self, campaign: Campaign, number: int) -> None:
+        self.real = campaign.client
+        self.get_order, self.list_orders = self.real.get_order, self.real.list_orders
+        self.left = number
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        self.left -= 1
+        if self.left == 0:
+            raise MemoryError
+        placed = await self.real.create_order(order, idempotency_key=idempotency_key, execution_mode=execution_mode)
+        if self.left == 1:
+            raise MemoryError
+        return placed
+
+
+def test_a_balance_that_is_empty_stops_the_attempt_and_a_top_up_heals(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(1000)))
+    campaign.engine.set_balance("USD", Decimal(4500))
+    paid = asyncio.run(pay(campaign.ledger, owner="run", client=campaign.client, clock=campaign.clock, concurrency=1))
+    assert paid.placed == 2
+    assert len(paid.unplaced) == 3
+    assert {type(error) for error in paid.unplaced} == {OrderHeldBackError}
+    assert len(campaign.engine.order_posts) == 3, "orders were sent after one was held back"
+    assert len(campaign.ledger.batches(OPEN)) == 3
+    assert "insufficient_funds" in str(campaign.ledger.reason(OPEN))
+    campaign.engine.set_balance("USD", Decimal(100000))
+    campaign.clock.advance(seconds=600)
+    finish(campaign)
+    assert campaign.paid() == once(*range(1000))
+    assert campaign.states() == {"paid": 1000}
+
+
+def test_a_key_that_is_refused_stops_the_attempt(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(1000)))
+    campaign.fault("status", status=401)
+    paid = asyncio.run(pay(campaign.ledger, owner="run", client=campaign.client, clock=campaign.clock, concurrency=1))
+    assert {type(error) for error in paid.unplaced} == {AccessRefusedError}
+    assert (len(paid.unplaced), campaign.engine.orders()) == (5, [])
+    finish(campaign)
+    assert campaign.paid() == once(*range(1000))
+
+
+def test_a_refusal_after_a_lost_answer_does_not_free_the_rows(campaign: Campaign) -> None:
+    """The lost one was placed: whoever believed the refusal would pay twice."""
+    campaign.plan(rows(1))
+    campaign.fault("drop_after")
+    campaign.fault("status", status=422, type="validation_error", skip=1, count=1)
+    finish(campaign)
+    assert campaign.states() == {"paid": 1}
+    assert campaign.paid() == once(1)
+
+
+def test_an_unknown_outcome_leaves_the_rows_sent_and_the_next_attempt_finds_out(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2))
+    campaign.fault("drop_after", count=100)
+    campaign.fault("drop_before", count=1000, method="GET", path="/order")
+    paid = campaign.pay()
+    assert [type(error) for error in paid.unplaced] == [OutcomeUnknownError]
+    assert campaign.states() == {"sent": 2}
+    assert campaign.plan(rows(1, 2), run="another").already_open == 2
+    campaign.engine.faults.clear()
+    finish(campaign)
+    assert campaign.paid() == once(1, 2)
+
+
+def test_rows_whose_outcome_is_unknown_are_found_a_year_later(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2))
+    campaign.fault("drop_after", count=100)
+    campaign.fault("drop_before", count=1000, method="GET", path="/order")
+    campaign.pay()
+    campaign.engine.faults.clear()
+    campaign.clock.advance(days=400)
+    campaign.plan(rows(1, 2), run="a year later")
+    finish(campaign, run="a year later")
+    assert campaign.paid() == once(1, 2)
+    assert campaign.states() == {"paid": 2}
+
+
+# -- several at once --------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_of_another_run_is_left_to_it_within_its_lease(campaign: Campaign) -> None:
+    campaign.plan(rows(1))
+    (batch,) = campaign.ledger.batches(OPEN)
+    assert campaign.ledger.take(batch.id, "one", campaign.clock.now()) == 1
+    assert campaign.pay(run="two") == Paid()
+    assert campaign.engine.orders() == []
+    campaign.clock.advance(seconds=LEASE.total_seconds() + 1)
+    finish(campaign, run="two")
+    assert campaign.paid() == once(1)
+
+
+def test_the_same_run_goes_on_at_once(campaign: Campaign) -> None:
+    campaign.plan(rows(1))
+    (batch,) = campaign.ledger.batches(OPEN)
+    campaign.ledger.take(batch.id, "run", campaign.clock.now())
+    finish(campaign)
+    assert campaign.paid() == once(1)
+
+
+class Meanwhile:
+    """A client that lets something happen while its first request is under way."""
+
+    def __init__(self, campaign: Campaign, event: Any, *, when: str) -> None:
+        self.real = campaign.client
+        self.event, self.when = event, when
+        self.list_orders = self.real.list_orders
+
+    async def _happen(self, when: str) -> None:
+        if self.event is not None and self.when == when:
+            event, self.event = self.event, None
+            await event()
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        await self._happen("before POST")
+        placed = await self.real.create_order(order, idempotency_key=idempotency_key, execution_mode=execution_mode)
+        await self._happen("after POST")
+        return placed
+
+    async def get_order(self, order_id: str) -> Order:
+        await self._happen("before GET")
+        return await self.real.get_order(order_id)
+
+
+@pytest.mark.parametrize("when", ["before POST", "after POST"])
+def test_an_attempt_that_was_overtaken_does_no_harm(campaign: Campaign, when: str) -> None:
+    campaign.plan(rows(1, 2))
+
+    async def overtake() -> None:
+        await pay(campaign.ledger, owner="run", client=campaign.client, clock=campaign.clock)
+
+    client = Meanwhile(campaign, overtake, when=when)
+    asyncio.run(pay(campaign.ledger, owner="run", client=client, clock=campaign.clock))
+    campaign.clock.advance(seconds=10)
+    campaign.settle()
+    assert campaign.paid() == once(1, 2)
+    assert campaign.states() == {"paid": 2}
+
+
+def test_two_settle_the_same_orders(campaign: Campaign) -> None:
+    """The second finds nothing of what was sent any more, and leaves what the first has noted."""
+    campaign.plan(rows(1, 2))
+    campaign.pay()
+    campaign.clock.advance(seconds=10)
+
+    async def statuses(order_ids: Sequence[str]) -> Mapping[str, str]:
+        return dict.fromkeys(order_ids, "COMPLETED")
+
+    async def be_faster() -> None:
+        await settle(campaign.ledger, client=campaign.client, statuses=statuses, clock=campaign.clock)
+
+    client = Meanwhile(campaign, be_faster, when="before GET")
+    assert asyncio.run(settle(campaign.ledger, client=client, statuses=statuses, clock=campaign.clock)) == []
+    assert campaign.states() == {"paid": 2}
+
+
+def test_an_order_that_cannot_be_read_is_settled_later(campaign: Campaign) -> None:
+    campaign.plan(rows(1))
+    campaign.pay()
+    campaign.clock.advance(seconds=10)
+    campaign.fault("drop_before", count=100, method="GET", path="/order/*")
+    with pytest.raises(RunaError):
+        campaign.settle()
+    assert campaign.states() == {"sent": 1}
+    campaign.engine.faults.clear()
+    campaign.settle()
+    assert campaign.states() == {"paid": 1}

@@ -1,0 +1,323 @@
+"""Planning: what comes into the ledger, what is left out of it, and what undoes the whole plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from airflow_provider_runa.campaign import plan as plan_module
+from airflow_provider_runa.campaign.errors import InvalidCampaignError
+from airflow_provider_runa.campaign.ledger import OPEN
+from airflow_provider_runa.campaign.plan import Limits
+from tests.campaign.world import Campaign, row
+
+EUR_TEMPLATE = "PT-01HQ130AHCKRRB45Z5XV2Y8W9K"
+
+
+def rows(*numbers: int, **fields: Any) -> list[dict[str, Any]]:
+    return [row(number, **fields) for number in numbers]
+
+
+def refusal(campaign: Campaign, given: Any, **options: Any) -> str:
+    """Plan something that is refused; nothing of it may be in the ledger."""
+    before = list(campaign.ledger.rows()), campaign.ledger.batches(OPEN)
+    with pytest.raises(InvalidCampaignError) as caught:
+        campaign.plan(given, **options)
+    assert (list(campaign.ledger.rows()), campaign.ledger.batches(OPEN)) == before
+    assert campaign.engine.orders() == []
+    told = str(caught.value)
+    assert told.endswith("Nothing was planned, and nothing was sent.")
+    assert "\n" not in told
+    assert "example.com" not in told
+    return told
+
+
+def sizes(campaign: Campaign) -> list[int]:
+    return sorted(len(campaign.ledger.order(batch).items) for batch in campaign.ledger.batches(OPEN))
+
+
+def finish(campaign: Campaign, **options: Any) -> None:
+    campaign.pay(**options)
+    campaign.clock.advance(seconds=10)
+    campaign.settle()
+
+
+def test_rows_become_batches_of_one_order_each(campaign: Campaign) -> None:
+    report = campaign.plan(rows(*range(450)))
+    assert (report.read, report.planned, report.to_pay, report.total) == (450, 450, 450, Decimal(4500))
+    assert sizes(campaign) == [50, 200, 200]
+    assert campaign.states() == {"planned": 450}
+
+
+def test_an_order_has_the_rows_in_their_order_and_the_campaign_as_description(campaign: Campaign) -> None:
+    campaign.plan(rows(3, 1, 2))
+    (batch,) = campaign.ledger.batches(OPEN)
+    order = campaign.ledger.order(batch)
+    addresses = [item.distribution_method.email_address for item in order.items]
+    assert addresses == ["customer-3@example.com", "customer-1@example.com", "customer-2@example.com"]
+    assert (order.description, order.payment_method.currency) == ("spring", "USD")
+
+
+def test_a_report_reads_as_one_line(campaign: Campaign) -> None:
+    assert str(campaign.plan(rows(1))) == (
+        "read 1, planned 1, planned again 0, already paid 0, already open 0, left out 0, to pay 1, total 10"
+    )
+
+
+# -- what is wrong with rows ------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_row_is_named_by_its_number(campaign: Campaign) -> None:
+    told = refusal(campaign, [row(1), row(2, amount="-7311"), row(3)])
+    assert told.startswith("rows[1]: face_value")
+    assert "7311" not in told
+
+
+def test_many_wrong_rows_are_counted(campaign: Campaign) -> None:
+    told = refusal(campaign, rows(*range(8), amount=0))
+    assert "rows[4]" in told
+    assert "rows[5]" not in told
+    assert "; and 3 more. " in told
+
+
+def test_a_duplicate_is_found_in_a_chunk(campaign: Campaign) -> None:
+    told = refusal(campaign, rows(1, 2, 1))
+    assert "rows[2].recipient_key: is the same as rows[0], and can be paid once only" in told
+
+
+def test_a_duplicate_is_found_across_chunks(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "CHUNK", 2)
+    assert "rows[4].recipient_key: is the same as rows[0]" in refusal(campaign, rows(1, 2, 3, 4, 1))
+
+
+def test_a_duplicate_of_a_row_that_was_written_already_is_found(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "MAX_ITEMS", 2)
+    monkeypatch.setattr(plan_module, "CHUNK", 2)
+    assert "rows[2].recipient_key: is the same as a row before" in refusal(campaign, rows(1, 2, 1))
+    # Its chunk was looked up in the ledger before the first of them was written.
+    monkeypatch.setattr(plan_module, "CHUNK", 1000)
+    assert "rows[2].recipient_key: is the same as rows[0]" in refusal(campaign, rows(1, 2, 1))
+
+
+def test_an_input_that_breaks_off_leaves_nothing(campaign: Campaign) -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from rows(*range(1500))
+        raise ConnectionError("the warehouse is gone")
+
+    with pytest.raises(ConnectionError):
+        campaign.plan(broken())
+    assert campaign.states() == {}
+    assert campaign.ledger.batches(OPEN) == []
+    assert campaign.plan(rows(1)).planned == 1, "the run counts as one that has planned"
+
+
+# -- what the ledger knows already ------------------------------------------------------------------------------------
+
+
+def test_who_is_paid_is_left_out_for_ever(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2))
+    finish(campaign)
+    campaign.clock.advance(days=400)
+    report = campaign.plan(rows(1, 2, 3), run="next year")
+    assert (report.already_paid, report.planned, report.to_pay) == (2, 1, 1)
+
+
+def test_who_is_in_an_open_plan_is_left_out(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2))
+    report = campaign.plan(rows(2, 3, amount=99), run="another")
+    assert (report.already_open, report.planned, report.to_pay, report.total) == (1, 1, 3, Decimal(119))
+
+
+def test_a_campaign_of_another_name_knows_nothing_of_it(campaign: Campaign) -> None:
+    campaign.plan(rows(1))
+    other = Campaign(campaign.database, name="autumn")
+    assert other.plan(rows(1)).planned == 1
+
+
+def test_a_plan_is_frozen_for_its_run(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2))
+    report = campaign.plan([row(1, amount=99), row(3)])
+    assert (report.already_open, report.left_out, report.planned) == (1, 1, 0)
+    (batch,) = campaign.ledger.batches(OPEN)
+    assert [item.face_value for item in campaign.ledger.order(batch).items] == [10, 10]
+    assert set(campaign.states()) == {"planned"}
+
+
+def test_a_plan_of_nobody_is_frozen_as_well(campaign: Campaign) -> None:
+    assert campaign.plan([]).to_pay == 0
+    assert campaign.plan(rows(1)).left_out == 1
+
+
+def test_a_failed_row_is_taken_up_again_with_the_current_input(campaign: Campaign) -> None:
+    campaign.fault("fail_order")
+    campaign.plan(rows(1, 2))
+    finish(campaign)
+    assert campaign.states() == {"failed": 2}
+    report = campaign.plan([row(1, amount=25), row(3)])
+    assert (report.planned_again, report.left_out, report.to_pay, report.total) == (1, 1, 1, Decimal(25))
+    (found,) = campaign.ledger.rows("planned")
+    assert (found["recipient_key"], found["amount"], found["order_id"], found["error"], found["sent_at"]) == (
+        "customer-1",
+        25,
+        None,
+        None,
+        None,
+    )
+
+
+def test_a_rejected_row_is_taken_up_again_with_the_current_input(campaign: Campaign) -> None:
+    campaign.plan(rows(1, product="AMZ-US", amount=501))
+    finish(campaign)
+    assert campaign.states() == {"rejected": 1}
+    assert campaign.plan(rows(1, product="AMZ-US", amount=500)).planned_again == 1
+    finish(campaign)
+    assert campaign.total("paid") == 500
+
+
+def test_another_run_takes_up_failed_rows_too(campaign: Campaign) -> None:
+    campaign.fault("fail_order")
+    campaign.plan(rows(1))
+    finish(campaign)
+    assert campaign.plan(rows(1, 2), run="another").planned_again == 1
+
+
+def test_a_duplicate_of_a_failed_row_is_found(campaign: Campaign) -> None:
+    campaign.fault("fail_order")
+    campaign.plan(rows(1))
+    finish(campaign)
+    with pytest.raises(InvalidCampaignError, match=r"rows\[1\].recipient_key: is the same as rows\[0\]"):
+        campaign.plan(rows(1, 1))
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_over_the_limit_for_one_is_refused(campaign: Campaign) -> None:
+    limits = Limits(per_recipient=Decimal(50))
+    told = refusal(campaign, [row(1, amount=50), row(2, amount=51)], limits=limits)
+    assert told.startswith("rows[1].face_value: is 51, more than the 50 allowed for one.")
+    assert campaign.plan([row(1, amount=50)], limits=limits).planned == 1
+
+
+def test_a_total_over_the_limit_is_refused(campaign: Campaign) -> None:
+    told = refusal(campaign, rows(1, 2, 3), limits=Limits(total=Decimal("29.99")))
+    assert told.startswith("max_total: 30 are to be paid, more than the 29.99 allowed.")
+    assert campaign.plan(rows(1, 2, 3), limits=Limits(total=Decimal(30))).planned == 3
+
+
+def test_too_many_recipients_are_refused(campaign: Campaign) -> None:
+    told = refusal(campaign, rows(1, 2, 3), limits=Limits(recipients=2))
+    assert told.startswith("max_recipients: 3 are to be paid, more than the 2 allowed.")
+    assert campaign.plan(rows(1, 2, 3), limits=Limits(recipients=3)).planned == 3
+
+
+def test_limits_of_zero_are_limits(campaign: Campaign) -> None:
+    assert "max_total" in refusal(campaign, rows(1), limits=Limits(total=Decimal(0)))
+    assert "max_recipients" in refusal(campaign, rows(1), limits=Limits(recipients=0))
+    assert "allowed for one" in refusal(campaign, rows(1), limits=Limits(per_recipient=Decimal(0)))
+
+
+def test_limits_count_what_earlier_plans_have_still_to_pay_and_not_what_is_paid(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2))
+    assert "max_recipients: 3" in refusal(campaign, rows(3), run="another", limits=Limits(recipients=2))
+    assert "max_total: 30" in refusal(campaign, rows(3), run="another", limits=Limits(total=Decimal(29)))
+    finish(campaign)
+    assert campaign.plan(rows(3), run="another", limits=Limits(total=Decimal(10), recipients=1)).planned == 1
+
+
+def test_limits_count_rows_whose_order_was_sent(campaign: Campaign) -> None:
+    campaign.plan(rows(1, 2))
+    campaign.pay()
+    assert campaign.states() == {"sent": 2}
+    with pytest.raises(InvalidCampaignError, match="max_recipients: 3"):
+        campaign.plan(rows(3), run="another", limits=Limits(recipients=2))
+
+
+# -- what one order may hold ------------------------------------------------------------------------------------------
+
+
+def test_an_order_holds_one_country_and_a_template_of_its_own(campaign: Campaign) -> None:
+    # The products of one country go together; a template's country cannot be asked for.
+    campaign.plan(
+        [
+            row(1, product="AMZ-US"),
+            row(2),
+            row(3, product="SHOE-US"),
+            row(4, products={"type": "MULTIPLE", "values": ["AMZ-US", "SHOE-US"]}),
+            row(5, template_id=EUR_TEMPLATE),
+        ]
+    )
+    assert sizes(campaign) == [1, 1, 3]
+
+
+def test_products_of_two_countries_with_one_currency_are_two_orders(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_runa.sandbox import catalogue
+
+    monkeypatch.setitem(catalogue.PRODUCTS["SHOE-US"], "countries_redeemable_in", ["CA"])
+    campaign.plan([row(1, product="AMZ-US"), row(2, product="SHOE-US"), row(3, product="CAFE-US")])
+    assert sizes(campaign) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("product", "told"),
+    [
+        ("NOPE-US", "rows[0].products: there is no product NOPE-US in Runa's catalogue."),
+        ("PAUSED-US", "rows[0].products: PAUSED-US cannot be ordered now (TEMPORARILY_DISABLED)."),
+        ("MART-DE", "rows[0].products: MART-DE is in EUR, the campaign pays USD."),
+    ],
+)
+def test_a_product_that_cannot_be_ordered_is_refused(campaign: Campaign, product: str, told: str) -> None:
+    assert refusal(campaign, [row(1, product=product)]).startswith(told)
+    multiple = {"type": "MULTIPLE", "values": ["AMZ-US", product]}
+    assert refusal(campaign, [row(1, products=multiple)]).startswith(told)
+
+
+def test_a_product_is_asked_for_once(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(300), product="AMZ-US"))
+    assert campaign.engine.requests["GET /product/{id}"] == 1
+
+
+# -- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_amounts_are_exact(campaign: Campaign) -> None:
+    amounts = ["0.10", "0.20", "0.30", "123456.78"]
+    report = campaign.plan([row(n, amount=amount, product="TUNES-US") for n, amount in enumerate(amounts)])
+    assert report.total == Decimal("123457.38")
+    assert [found["amount"] for found in campaign.ledger.rows()] == [Decimal(amount) for amount in amounts]
+    (batch,) = campaign.ledger.batches(OPEN)
+    assert [str(item.face_value) for item in campaign.ledger.order(batch).items] == amounts
+
+
+def test_an_order_is_the_same_bytes_every_time(campaign: Campaign) -> None:
+    given = [
+        row(1, amount=10, product="AMZ-US"),
+        row(2, amount="10.50", product="AMZ-US"),
+        row(3, amount=0.1, product="AMZ-US", recipient_reference="r-3"),
+        row(4, amount=Decimal("7.00"), product="AMZ-US", email_address="Ada.ÄÖ@example.com"),
+        row(5, products={"type": "MULTIPLE", "values": ["SHOE-US", "AMZ-US"]}),
+        row(6, distribution_method={"type": "PAYOUT_LINK"}, email_address=None, product="AMZ-US"),
+    ]
+    sent = plan_bytes(given)
+    campaign.plan(given)
+    (batch,) = campaign.ledger.batches(OPEN)
+    assert campaign.ledger.order(batch).body() == campaign.ledger.order(batch).body() == sent
+
+
+def plan_bytes(given: list[dict[str, Any]]) -> bytes:
+    """Return the order of some rows without a ledger in between."""
+    from airflow_provider_runa.api.models import NewOrder
+    from airflow_provider_runa.campaign.rows import read_row
+
+    items = [
+        json.loads(read_row(one, {}).item.model_dump_json(exclude_none=True), parse_float=Decimal) for one in given
+    ]
+    return NewOrder.build(currency="USD", items=items, description="spring").body()
