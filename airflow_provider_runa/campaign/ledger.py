@@ -198,8 +198,8 @@ def open_engine(url: Any) -> Engine:
     """
     url = sa.engine.make_url(url)
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, future=True, pool_pre_ping=True)
-    engine = sa.create_engine(url, future=True, connect_args={"timeout": 60})
+        return sa.create_engine(url, future=True, hide_parameters=True, pool_pre_ping=True)
+    engine = sa.create_engine(url, future=True, hide_parameters=True, connect_args={"timeout": 60})
 
     # SQLite's driver begins transactions when it likes, and two that read before they write lock each other out.
     @sa.event.listens_for(engine, "connect")
