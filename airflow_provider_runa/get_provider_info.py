@@ -30,6 +30,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_runa.operators.runa",
                     "airflow_provider_runa.operators.payout",
                     "airflow_provider_runa.operators.sql",
+                    "airflow_provider_runa.operators.reconcile",
                 ],
             }
         ],

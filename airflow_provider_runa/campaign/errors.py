@@ -68,3 +68,12 @@ class CampaignStillProcessingError(PlacementError):
     money = "Campaign {campaign!r}: {counts}. Everything was sent; {orders} order(s) are still PROCESSING at Runa."
     next = "The next retry goes on waiting and sends nothing."
     todo = "If no retry is left, clear the task; raise its timeout if orders take that long."
+
+
+class LedgerDiffersError(PlacementError):
+    """The ledger and Runa do not say the same of who was paid."""
+
+    retryable = False
+    money = "The ledger and Runa differ for {what}: {counts}."
+    next = "Nothing was sent or changed, and the task fails without further retries."
+    todo = "See which in the log, or with recipients by python -m airflow_provider_runa.reconcile; then clear the task."

@@ -24,7 +24,7 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -171,6 +171,22 @@ class Known:
     plan_id: str
 
 
+@dataclass(frozen=True)
+class Row:
+    """What the ledger says of one payout of a batch.
+
+    :param recipient_key: who is paid.
+    :param position: its place in the order, as it was sent.
+    :param amount: the face value.
+    :param item_id: Runa's id of the item, once it is known.
+    """
+
+    recipient_key: str = field(repr=False)
+    position: int
+    amount: Decimal
+    item_id: str | None
+
+
 class FencedError(Exception):
     """Another attempt has taken the batch since; this one must not write any more."""
 
@@ -221,6 +237,17 @@ def create(engine: Engine) -> None:
                 found = VERSION  # somebody else was faster
     if found not in (None, VERSION):
         raise LedgerVersionError(found=found, wanted=VERSION)
+
+
+def campaigns(engine: Engine, environment: str) -> list[str]:
+    """Return the names of the campaigns that a ledger knows.
+
+    :param engine: see :func:`open_engine`; the tables must be there (:func:`create`).
+    :param environment: base URL of Runa's API.
+    """
+    query = sa.select(_campaigns.c.name).where(_campaigns.c.environment == normalize_environment(environment))
+    with engine.begin() as connection:
+        return list(connection.execute(query.order_by(_campaigns.c.name)).scalars())
 
 
 class Ledger:
@@ -448,6 +475,23 @@ class Ledger:
                 rows, total = totals.get(state, (0, Decimal(0)))
                 totals[state] = (rows + count, total + amount * count)
         return totals
+
+    def sent_between(self, since: datetime, until: datetime) -> set[str]:
+        """Return the ids of the batches of which a row was sent first in a period.
+
+        :param since: its begin (UTC).
+        :param until: its end (UTC); not part of it.
+        """
+        sent = (_payouts.c.campaign_id == self._id, _payouts.c.sent_at >= since, _payouts.c.sent_at < until)
+        with self.engine.begin() as connection:
+            return set(connection.execute(sa.select(_payouts.c.batch_id).where(*sent).distinct()).scalars())
+
+    def rows_of(self, batch: Batch) -> list[Row]:
+        """Return what the ledger says of a batch's rows, in the order in which they were sent."""
+        query = sa.select(*(_payouts.c[name] for name in Row.__dataclass_fields__))
+        with self.engine.begin() as connection:
+            found = connection.execute(query.where(_payouts.c.batch_id == batch.id).order_by(_payouts.c.position))
+            return [Row(*row) for row in found]
 
     def reason(self, state: str) -> str | None:
         """Return why a batch in some state is in it, if that is known of any; without a full stop."""

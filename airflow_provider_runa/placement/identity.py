@@ -193,6 +193,12 @@ class OrderIdentity:
         )
 
 
+def short_name_in(description: str | None) -> str | None:
+    """Return the short name of the identity that a description is marked with; ``None`` if it has no reference."""
+    found = re.search(r"\[af-([a-z2-7]{10})\.\d{1,2}\]\s*$", description or "")
+    return found.group(1) if found else None
+
+
 def unmarked(metadata: dict[str, str] | None) -> dict[str, str] | None:
     """Return the metadata of an order without the mark of a marked copy."""
     return metadata and {key: value for key, value in metadata.items() if key != MARK}

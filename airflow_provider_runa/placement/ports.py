@@ -17,12 +17,8 @@ from airflow_provider_runa.placement.record import Record
 T = TypeVar("T")
 
 
-class OrderClient(Protocol):
-    """The part of Runa that placing needs. Errors are those of ``airflow_provider_runa.api.errors``."""
-
-    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
-        """Send the order once: the algorithm decides itself whether to send it again."""
-        ...
+class OrderReader(Protocol):
+    """The part of Runa that looking needs. Errors are those of ``airflow_provider_runa.api.errors``."""
 
     async def get_order(self, order_id: str) -> Order:
         """Fetch an order. Reading may be retried inside."""
@@ -30,6 +26,14 @@ class OrderClient(Protocol):
 
     def list_orders(self) -> AsyncIterator[Order]:
         """Iterate over the account's orders through all pages. Reading may be retried inside."""
+        ...
+
+
+class OrderClient(OrderReader, Protocol):
+    """The part of Runa that placing needs."""
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        """Send the order once: the algorithm decides itself whether to send it again."""
         ...
 
 

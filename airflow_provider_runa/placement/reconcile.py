@@ -6,17 +6,19 @@ search that finds nothing proves something only when every order that was hidden
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from airflow_provider_runa.api.models import Order, OrderStatus
 from airflow_provider_runa.placement.identity import OrderIdentity
-from airflow_provider_runa.placement.ports import Clock, OrderClient
+from airflow_provider_runa.placement.ports import Clock, OrderClient, OrderReader
 
 #: How far the clocks of a worker and of Runa may differ before a search misses an order.
 CLOCK_SLACK = timedelta(hours=1)
 
-_SETTLED = frozenset({OrderStatus.COMPLETED, OrderStatus.FAILED})
+#: Statuses in which an order shows what it is.
+SETTLED = frozenset({OrderStatus.COMPLETED, OrderStatus.FAILED})
 
 
 @dataclass
@@ -38,6 +40,22 @@ class Sighting:
     def absent(self) -> bool:
         """Whether the search proves that the identity has no order in the window that is not FAILED."""
         return self.order is None and not self.hidden
+
+
+async def list_since(since: datetime, client: OrderReader) -> AsyncIterator[Order]:
+    """Iterate over the order list until it has gone back beyond a moment; some older orders may be among them.
+
+    :param since: the earliest moment an order of interest can have been placed, by the caller's clock.
+    :param client: how to ask Runa.
+    """
+    horizon, newest = since - CLOCK_SLACK, None
+    async for row in client.list_orders():
+        if row.created_at is not None:
+            newest = max(newest or row.created_at, row.created_at)
+            # No contract says how the list is sorted: stop only where it has fallen by a day, as newest first does.
+            if row.created_at < min(horizon, newest - timedelta(days=1)):
+                return
+        yield row
 
 
 async def search(
@@ -62,13 +80,7 @@ async def search(
     :param pause: how long to wait between two looks at them, in seconds.
     """
     sighting = Sighting()
-    horizon, newest = since - CLOCK_SLACK, None
-    async for row in client.list_orders():
-        if row.created_at is not None:
-            newest = max(newest or row.created_at, row.created_at)
-            # No contract says how the list is sorted: stop only where it has fallen by a day, as newest first does.
-            if row.created_at < min(horizon, newest - timedelta(days=1)):
-                break
+    async for row in list_since(since, client):
         if await _take_in(row, identity, sighting, client):
             return sighting
 
@@ -77,7 +89,7 @@ async def search(
         await clock.sleep(pause)
         for order_id in list(sighting.hidden):
             order = await client.get_order(order_id)
-            if order.status in _SETTLED:
+            if order.status in SETTLED:
                 sighting.hidden.remove(order_id)
                 if await _take_in(order, identity, sighting, client):
                     return sighting
@@ -86,7 +98,7 @@ async def search(
 
 async def _take_in(row: Order, identity: OrderIdentity, sighting: Sighting, client: OrderClient) -> bool:
     """Note what a row tells; return whether it is the order that was looked for."""
-    if row.status not in _SETTLED:
+    if row.status not in SETTLED:
         sighting.hidden.append(row.id)
         return False
     generation = identity.generation_in(row.description)

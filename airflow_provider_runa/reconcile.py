@@ -1,0 +1,111 @@
+"""``python -m airflow_provider_runa.reconcile``: list what differs between the ledger and Runa, with recipient keys."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from airflow.providers.common.compat.sdk import Connection
+from sqlalchemy.engine import Engine
+
+from airflow_provider_runa.campaign.ledger import create, open_engine
+from airflow_provider_runa.campaign.reconcile import Difference
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook, RunaSettings
+from airflow_provider_runa.operators._ledger import ledger_engine
+from airflow_provider_runa.operators.reconcile import compare, moment, told
+
+SAME, DIFFERENT, FAILED = 0, 1, 2
+
+_EPILOG = """\
+exit status: 0 nothing differs, 1 something differs, 2 it could not be looked.
+Airflow's connections are read as Airflow reads them, such as from environment variables AIRFLOW_CONN_….
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_runa.reconcile",
+        description="List what differs between the ledger of a campaign, or of a period, and Runa.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--campaign", metavar="NAME", help="only this campaign (default: all, and those that the ledger has lost)")
+    add("--since", type=_moment, metavar="DATE", help="only orders placed at or after this date or time (UTC)")
+    add("--until", type=_moment, metavar="DATE", help="only orders placed before this date or time (UTC)")
+    add("--ledger", required=True, metavar="CONN_ID_OR_URL", help="Airflow connection, or a URL of SQLAlchemy's")
+    add(
+        "--runa",
+        metavar="CONN_ID",
+        help=f"Airflow connection (default: RUNA_API_KEY and RUNA_BASE_URL of the environment, or {DEFAULT_CONN_ID})",
+    )
+    return parser
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return moment("DATE", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare, and print a table.
+
+    :param argv: command line, without the program's name.
+    :returns: exit status.
+    """
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.campaign is None and options.since is None:
+        parser.error("--campaign or --since is needed")
+    try:
+        with _ledger(options.ledger) as engine:
+            period = {"since": options.since, "until": options.until}
+            result = compare(engine, _runa(options.runa), campaign=options.campaign, **period)
+    except Exception as error:  # whatever it is: status 1 would say that something differs
+        print(f"Could not look: {str(error).partition(chr(10))[0] or type(error).__name__}", file=sys.stderr)
+        return FAILED
+    if result.differences:
+        _print_table(result.differences)
+    print(told(result))
+    return DIFFERENT if result.differences else SAME
+
+
+@contextlib.contextmanager
+def _ledger(name: str) -> Iterator[Engine]:
+    if "://" not in name:
+        with ledger_engine(name) as engine:
+            yield engine
+        return
+    engine = open_engine(name)
+    try:
+        create(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _runa(conn_id: str | None) -> RunaSettings:
+    api_key = os.environ.get("RUNA_API_KEY")
+    if conn_id is None and api_key:
+        host = os.environ.get("RUNA_BASE_URL")
+        connection = Connection(conn_id="RUNA_API_KEY", conn_type="runa", password=api_key, host=host)
+        return RunaSettings.from_connection(connection)
+    return RunaHook(conn_id or DEFAULT_CONN_ID).get_settings()
+
+
+def _print_table(differences: Sequence[Difference]) -> None:
+    rows = [("KIND", "CAMPAIGN", "RECIPIENT", "ORDER", "WHAT")]
+    rows += [(d.kind, d.campaign, d.recipient_key or "-", d.order_id or "-", d.text) for d in differences]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for *cells, last in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), last]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
