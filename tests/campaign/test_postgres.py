@@ -57,9 +57,7 @@ def test_runs_at_once_pay_each_recipient_once(postgres: str, same_run: bool) -> 
         mine.clock, mine.engine, mine.client = judge.clock, judge.engine, EngineClient(judge.engine, judge.clock)
         run = "run" if same_run else f"run-{number}"
         mine.plan(rows[number * 100 :], run=run)
-        asyncio.run(
-            pay(mine.ledger, owner=run, client=Unhurried(judge), clock=judge.clock, isolate_rejections=True)
-        )
+        asyncio.run(pay(mine.ledger, owner=run, client=Unhurried(judge), clock=judge.clock, isolate_rejections=True))
         mine.settle()
         mine.database.dispose()
 
