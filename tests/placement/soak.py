@@ -1,6 +1,6 @@
-"""``make soak``: run many schedules of the state machine and report what was tried.
+"""``make soak``: run many schedules of a state machine and report what was tried.
 
-    python -m tests.placement.soak --schedules 10000 --seconds 1200
+    python -m tests.placement.soak --machine placement --schedules 10000 --seconds 1200
 
 Ends with status 1 and a schedule that replays at the first violation. Both processors are used.
 """
@@ -18,17 +18,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from tests.campaign.machine import CampaignMachine
 from tests.placement.machine import TRIED, PlacingMachine
+
+#: The machines there are, by the folder of the tests in which they stand.
+MACHINES: dict[str, type[RuleBasedStateMachine]] = {"placement": PlacingMachine, "campaign": CampaignMachine}
 
 #: Schedules of one round: between two rounds a process looks at the time.
 ROUND = 250
 
 
-def run_round(first: int, schedules: int, *, shrink: bool = True) -> str:
+def run_round(machine: str, first: int, schedules: int, *, shrink: bool = True) -> str:
     """Run some schedules; return what went wrong, with a schedule that replays, or nothing.
 
+    :param machine: which machine.
     :param first: seed of the round: the same seed runs the same schedules.
     :param schedules: how many.
     :param shrink: look for a short schedule that goes wrong (slow), or take the first.
@@ -45,19 +50,19 @@ def run_round(first: int, schedules: int, *, shrink: bool = True) -> str:
         suppress_health_check=list(HealthCheck),
     )
     try:
-        run_state_machine_as_test(seed(first)(PlacingMachine), settings=options)
+        run_state_machine_as_test(seed(first)(MACHINES[machine]), settings=options)
     except Exception as error:
         notes = "\n".join(getattr(error, "__notes__", []))
         return f"seed {first}: {''.join(traceback.format_exception_only(error))}\n{notes}"
     return ""
 
 
-def _work(job: tuple[int, int, float, bool]) -> tuple[str, Counter[str]]:
-    first, schedules, until, shrink = job
+def _work(job: tuple[str, int, int, float, bool]) -> tuple[str, Counter[str]]:
+    machine, first, schedules, until, shrink = job
     TRIED.clear()
     wrong = ""
     while schedules > 0 and not wrong and time.time() < until:
-        wrong = run_round(first, min(ROUND, schedules), shrink=shrink)
+        wrong = run_round(machine, first, min(ROUND, schedules), shrink=shrink)
         schedules, first = schedules - ROUND, first + 1
     return wrong, Counter(TRIED)
 
@@ -65,6 +70,7 @@ def _work(job: tuple[int, int, float, bool]) -> tuple[str, Counter[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the schedules and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--machine", choices=MACHINES, default="placement", help="which (default placement)")
     parser.add_argument("--schedules", type=int, default=10_000, help="how many schedules (default 10000)")
     parser.add_argument("--seconds", type=float, default=1200, help="begin none after this time (default 1200)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -75,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.time()
     share = -(-options.schedules // options.processes)
     jobs: list[Any] = [
-        (options.seed + 1000 * number, share, began + options.seconds, not options.no_shrink)
+        (options.machine, options.seed + 1000 * number, share, began + options.seconds, not options.no_shrink)
         for number in range(options.processes)
     ]
     with multiprocessing.Pool(options.processes) as pool:
@@ -88,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for wrong in violations:
         print(f"\nVIOLATION, {wrong}")
     print(
-        f"\n{tried['schedules']:,} schedules, {tried['events']:,} events, {faults:,} faults, "
+        f"\n{options.machine}: {tried['schedules']:,} schedules, {tried['events']:,} events, {faults:,} faults, "
         f"{tried['attempts']:,} attempts, {len(violations)} violation(s), {time.time() - began:.0f} s, "
         f"first seed {options.seed}"
     )

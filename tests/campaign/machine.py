@@ -1,0 +1,557 @@
+"""Paying a campaign as a state machine: hostile events in any order, with the sandbox's own state as the judge.
+
+An attempt runs in a thread of its own, from one boundary to the next: before and after each touch of the ledger, before
+each request, while it is under way, after its answer, and at each pause. It can be killed at any of them, and two can
+take turns. Only one thread runs at a time, and time is simulated, so a schedule replays, and years pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import random
+import tempfile
+import threading
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import sqlalchemy as sa
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy.engine import Engine as Database
+
+from airflow_provider_runa.api.errors import RunaConnectionError, RunaError
+from airflow_provider_runa.api.models import NewOrder, Order
+from airflow_provider_runa.campaign import ledger as ledger_module
+from airflow_provider_runa.campaign import pay as pay_module
+from airflow_provider_runa.campaign import plan as plan_module
+from airflow_provider_runa.campaign.errors import InvalidCampaignError
+from airflow_provider_runa.campaign.ledger import OPEN, Ledger, create, open_engine
+from airflow_provider_runa.campaign.plan import Limits
+from airflow_provider_runa.placement.place import Policy
+from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine
+from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock
+from tests.placement.machine import DAYS, FAIR, LOG, SECONDS, TRIED, WEATHER, UnderWay, Weather, _Messages
+
+#: Rows of one order, and rows that are read at a time: few, so that a handful of recipients fills several.
+ITEMS, CHUNK = 3, 4
+RECIPIENTS = 8
+TEMPLATE = "PT-01HQ12PV4B8XMBRTK281JM54KK"
+
+#: How long a request may be under way after its sender is gone, and how long after writing its record an attempt may
+#: still send, in seconds: what the policy assumes.
+LONGEST_UNDER_WAY = 110.0
+LONGEST_SENDING = Policy().budget
+
+#: A step of a pause, in seconds: others take their turn within a long one.
+SLICE = 60.0
+
+#: Ways in which an attempt may end that are not wrong: the next one goes on.
+UNFINISHED = (InvalidCampaignError, RunaError, sa.exc.OperationalError)
+
+
+class Killed(BaseException):
+    """The attempt's process is gone."""
+
+
+class RunningAttempt:
+    """One attempt of a task, in a thread of its own that runs only when the machine lets it."""
+
+    def __init__(self, world: CampaignMachine, work: Callable[[RunningAttempt], None]) -> None:
+        self.clock = world.clock
+        self.left = 0
+        self.dies = self.killed = self.over = False
+        self.wrong: BaseException | None = None
+        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[RunningAttempt], None]) -> None:
+        self._go.acquire()
+        try:
+            if not self.killed:
+                work(self)
+        except BaseException as error:
+            self.wrong = error
+        self.over = True
+        self._back.release()
+
+    def boundary(self, *, here: bool = True) -> None:
+        """Stop if the machine says so. From the attempt's thread.
+
+        :param here: whether it can stop and go on later here, or only die.
+        """
+        if self.left == 0 and self.dies:
+            self.killed = True
+        if self.killed:
+            raise Killed
+        if not here:
+            return
+        if self.left == 0:
+            self._back.release()
+            self._go.acquire()
+            if self.killed:
+                raise Killed
+        self.left -= 1
+
+    def step(self, steps: int, *, dies: bool = False) -> None:
+        """Let it run over some boundaries, to its end, or to its death."""
+        self.left, self.dies = steps, dies
+        self._go.release()
+        self._back.acquire()
+        if self.over:
+            self._thread.join()
+            self._judge()
+
+    def kill(self) -> None:
+        if not self.over:
+            self.killed = True
+            self._go.release()
+            self._thread.join()
+            self._judge()
+
+    def _judge(self) -> None:
+        """An attempt ends in one of the known ways, or is killed."""
+        for error in _leaves(self.wrong):
+            if isinstance(error, Killed):
+                TRIED["event: killed"] += 1
+            elif isinstance(error, UNFINISHED):
+                TRIED[f"ended: {type(error).__name__}"] += 1
+            else:
+                raise AssertionError(f"an attempt ended in {type(error).__name__}: {error}") from error
+
+
+def _leaves(error: BaseException | None) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    elif error is not None:
+        yield error
+
+
+class SteppedLedger(Ledger):
+    """The ledger as an attempt sees it: it may be out of reach."""
+
+    def __init__(self, world: CampaignMachine, attempt: RunningAttempt) -> None:
+        self.world, self.attempt = world, attempt
+        super().__init__(world.database, BASE_URL, "spring")
+
+    @contextlib.contextmanager
+    def planning(self, run: str, now: datetime) -> Iterator[Any]:
+        self.reach()
+        with super().planning(run, now) as planning:
+            yield planning
+        self.attempt.boundary()
+
+    def reach(self) -> None:
+        self.attempt.boundary()
+        if self.world.out_of_reach > 0:
+            self.world.out_of_reach -= 1
+            raise sa.exc.OperationalError("no database", None, Exception())
+
+
+def _stepped(name: str) -> Any:
+    original = getattr(Ledger, name)
+
+    @functools.wraps(original)
+    def step(self: SteppedLedger, *args: Any, **kwargs: Any) -> Any:
+        self.reach()
+        found = original(self, *args, **kwargs)
+        if name == "save_record":
+            self.world.written[args[2].idempotency_key] = self.world.clock.now()
+        self.attempt.boundary()
+        return found
+
+    return step
+
+
+for _name in ("batches", "order", "take", "load_record", "save_record", "mark_placed", "note_error", "reject", "split"):
+    setattr(SteppedLedger, _name, _stepped(_name))
+for _name in ("settle_completed", "settle_failed"):
+    setattr(SteppedLedger, _name, _stepped(_name))
+
+
+class SteppedClient:
+    """Runa as an attempt sees it."""
+
+    def __init__(self, world: CampaignMachine, attempt: RunningAttempt) -> None:
+        self.world, self.attempt = world, attempt
+
+    async def _boundary(self) -> None:
+        await asyncio.sleep(0)  # the other orders of the attempt get their turn
+        self.attempt.boundary()
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        world = self.world
+        await self._boundary()
+        written = world.written.get(idempotency_key)
+        assert written is not None, "a request leaves that was never on record"
+        if (world.clock.now() - written).total_seconds() > LONGEST_SENDING:
+            raise Killed  # it stood still for longer than the policy assumes of one that lives
+        request = UnderWay(world.client, world.clock.now(), (order, idempotency_key, execution_mode))
+        world.under_way.append(request)
+        await self._boundary()
+        if request not in world.under_way:
+            raise RunaConnectionError("POST /order: no usable answer (ReadTimeout)")  # it has arrived meanwhile
+        if world.timeouts > 0:
+            world.timeouts -= 1
+            world.clock.advance(seconds=30)
+            raise RunaConnectionError("POST /order: no usable answer (ReadTimeout)")  # it may arrive yet
+        world.under_way.remove(request)
+        try:
+            return await request.arrive()
+        finally:
+            await self._boundary()
+
+    async def get_order(self, order_id: str) -> Order:
+        await self._boundary()
+        return await self.world.client.get_order(order_id)
+
+    async def list_orders(self) -> AsyncIterator[Order]:
+        await self._boundary()
+        async for order in self.world.client.list_orders():
+            yield order
+
+
+class SteppedClock:
+    """The world's clock as an attempt sees it."""
+
+    def __init__(self, world: CampaignMachine, attempt: RunningAttempt) -> None:
+        self.world, self.attempt = world, attempt
+
+    def now(self) -> datetime:
+        return self.world.clock.now()
+
+    async def sleep(self, seconds: float) -> None:
+        while seconds > 0:
+            await asyncio.sleep(0)
+            self.attempt.boundary()
+            self.world.clock.advance(seconds=min(seconds, SLICE))
+            seconds -= SLICE
+
+
+class CampaignMachine(RuleBasedStateMachine):
+    """One campaign, and everything that can happen to it."""
+
+    # -- the world --------------------------------------------------------------------------------------------------
+
+    @initialize(
+        delay=st.sampled_from([0.0, 1.0, 60.0, 400.0]),
+        in_progress=st.sampled_from([400, 102]),
+        count=st.integers(1, RECIPIENTS),
+    )
+    def begin_the_world(self, delay: float, in_progress: int, count: int) -> None:
+        self.patched = contextlib.ExitStack()
+        ids = random.Random(1)
+        self._patch(ledger_module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=ids.getrandbits(128))))
+        self._patch(plan_module, "MAX_ITEMS", ITEMS)
+        self._patch(plan_module, "CHUNK", CHUNK)
+        self._patch(pay_module, "place", functools.partial(pay_module.place, rng=random.Random(1)))
+        self.clock = SimulatedClock()
+        self.engine = Engine(
+            lambda: self.clock.now().timestamp(),
+            orders_per_minute=10**9,
+            processing_delay=delay,
+            in_progress_status=in_progress,
+        )
+        self.client = EngineClient(self.engine, self.clock)
+        self.database = self._open_database()
+        self.ledger = Ledger(self.database, BASE_URL, "spring")
+        self.rows = {number: (10, "good") for number in range(count)}
+        self.doubled = False
+        self.runs = 0
+        self.begun = 0
+        self.running: list[RunningAttempt] = []
+        self.under_way: list[UnderWay] = []
+        self.written: dict[str, datetime] = {}  # idempotency key -> when a record with it was written last
+        self.timeouts = self.out_of_reach = 0
+        self.messages = _Messages()
+        LOG.addHandler(self.messages)
+        LOG.setLevel(logging.INFO)
+        LOG.propagate = False
+        TRIED["schedules"] += 1
+
+    def _open_database(self) -> Database:
+        folder = self.patched.enter_context(tempfile.TemporaryDirectory(prefix="campaign-"))
+        database = open_engine(f"sqlite:///{folder}/ledger.db")
+        self.patched.callback(database.dispose)
+
+        @sa.event.listens_for(database, "connect")
+        def _hurry(connection: Any, _: Any) -> None:
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = MEMORY")
+
+        create(database)
+        return database
+
+    def _patch(self, module: Any, name: str, value: Any) -> None:
+        self.patched.callback(setattr, module, name, getattr(module, name))
+        setattr(module, name, value)
+
+    def _input(self, attempt: RunningAttempt) -> Iterator[dict[str, Any]]:
+        numbers = [*self.rows, *list(self.rows)[: int(self.doubled)]]
+        for number in numbers:
+            attempt.boundary(here=False)  # a plan holds the database: nobody else takes a turn
+            amount, kind = self.rows[number]
+            row = {"recipient_key": f"key-{number}", "email_address": _address(number), "face_value": amount}
+            if kind == "template":
+                yield row | {"template_id": TEMPLATE}
+            else:
+                yield row | {"product": "AMZ-US"} | ({"face_value": 501} if kind == "bad" else {})
+
+    # -- attempts ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, *, plans: bool = True, isolate: bool = False, concurrency: int = 1) -> RunningAttempt:
+        run = f"run-{self.runs}"
+
+        def work(attempt: RunningAttempt) -> None:
+            ledger = SteppedLedger(self, attempt)
+            client, clock = SteppedClient(self, attempt), SteppedClock(self, attempt)
+            if plans:
+                plan_module.plan(
+                    ledger,
+                    self._input(attempt),
+                    run=run,
+                    currency="USD",
+                    defaults={},
+                    limits=Limits(),
+                    product=self.client.client.get_product,
+                    now=self.clock.now(),
+                )
+
+            async def statuses(order_ids: Sequence[str]) -> Mapping[str, str]:
+                found = {}
+                for order_id in order_ids:
+                    with contextlib.suppress(RunaError):
+                        found[order_id] = str((await client.get_order(order_id)).status)
+                return found
+
+            async def pay_and_settle() -> None:
+                await pay_module.pay(
+                    ledger,
+                    owner=run,
+                    client=client,
+                    clock=clock,
+                    isolate_rejections=isolate,
+                    concurrency=concurrency,
+                )
+                await pay_module.settle(ledger, client=client, statuses=statuses, clock=clock)
+
+            asyncio.run(pay_and_settle())
+
+        TRIED["attempts"] += 1
+        self.begun += 1
+        attempt = RunningAttempt(self, work)
+        self.running.append(attempt)
+        return attempt
+
+    def _step(self, attempt: RunningAttempt, steps: int | None, *, dies: bool = False) -> None:
+        try:
+            attempt.step(10**6 if steps is None else steps, dies=dies)
+        finally:
+            if attempt.over:
+                self.running.remove(attempt)
+
+    @precondition(lambda self: len(self.running) < 2 and self.begun < 25)
+    @rule(
+        another=st.booleans(),
+        plans=st.sampled_from([True, True, True, False]),
+        isolate=st.booleans(),
+        concurrency=st.sampled_from([1, 3]),
+        steps=st.one_of(st.none(), st.integers(1, 60)),
+        dies=st.booleans(),
+        weather=WEATHER,
+    )
+    def attempt(
+        self,
+        another: bool,
+        plans: bool,
+        isolate: bool,
+        concurrency: int,
+        steps: int | None,
+        dies: bool,
+        weather: Weather,
+    ) -> None:
+        """A task begins: a retry of the run, or another run. It may be killed on its way, or go on later."""
+        TRIED["event: another run"] += another
+        TRIED["event: two at once"] += len(self.running)
+        self.runs += another
+        self._let_be(weather)
+        self._step(self._begin(plans=plans, isolate=isolate, concurrency=concurrency), steps, dies=dies)
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 1), steps=st.one_of(st.none(), st.integers(1, 20)), dies=st.booleans())
+    def go_on(self, which: int, steps: int | None, dies: bool) -> None:
+        self._step(self.running[which % len(self.running)], steps, dies=dies)
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 1))
+    def kill(self, which: int) -> None:
+        self.running.pop(which % len(self.running)).kill()
+
+    # -- what the network, Runa and the database do -------------------------------------------------------------------
+
+    def _let_be(self, weather: Weather) -> None:
+        """Let the weather be such; what it was before is over."""
+        self.engine.faults = [replace(fault) for fault in weather.faults]
+        self.engine.set_balance("USD", Decimal(100_000 if weather.funded else 0))
+        self.timeouts, self.out_of_reach = weather.timeouts, weather.out_of_reach
+        for fault in weather.faults:
+            TRIED[f"fault: {fault.kind}"] += 1
+        TRIED["fault: timed out"] += weather.timeouts
+        TRIED["fault: ledger out of reach"] += weather.out_of_reach
+        TRIED["event: balance empty"] += not weather.funded
+
+    @precondition(lambda self: self.under_way)
+    @rule(which=st.integers(0, 10), lost=st.booleans())
+    def let_a_request_arrive(self, which: int, lost: bool) -> None:
+        self._arrive(self.under_way[which % len(self.under_way)], lost=lost)
+
+    def _arrive(self, request: UnderWay, *, lost: bool) -> None:
+        TRIED["event: lost request" if lost else "event: late request"] += 1
+        self.under_way.remove(request)
+        if not lost:
+            with contextlib.suppress(StopIteration, RunaError):  # nobody waits for the answer
+                request.arrive().send(None)
+
+    # -- what the user does -----------------------------------------------------------------------------------------
+
+    @rule(
+        number=st.integers(0, RECIPIENTS - 1),
+        amount=st.sampled_from([10, 20]),
+        kind=st.sampled_from(["good", "good", "bad", "template", "gone"]),
+    )
+    def change_the_input(self, number: int, amount: int, kind: str) -> None:
+        TRIED["event: input changed"] += 1
+        if kind == "gone":
+            self.rows.pop(number, None)
+        else:
+            self.rows[number] = (amount, kind)
+
+    @rule(doubled=st.sampled_from([False, False, True]))
+    def double_a_row(self, doubled: bool) -> None:
+        TRIED["event: row doubled"] += doubled
+        self.doubled = doubled
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    @rule(seconds=SECONDS)
+    def wait_a_while(self, seconds: int) -> None:
+        self.clock.advance(seconds=seconds)
+
+    @rule(days=st.one_of(DAYS, st.just(366)))
+    def let_weeks_pass(self, days: float) -> None:
+        TRIED["event: weeks passed"] += 1
+        self.clock.advance(days=days)
+
+    # -- what must hold ---------------------------------------------------------------------------------------------
+
+    def _at_runa(self) -> dict[str, list[tuple[str, str, Decimal]]]:
+        """Return address -> its orders that are not FAILED: id, status and amount."""
+        found: dict[str, list[tuple[str, str, Decimal]]] = {}
+        for order in self.engine.orders():
+            if order.status != "FAILED":
+                for item in order.body["items"]:
+                    entry = (order.id, order.status, Decimal(str(item["face_value"])))
+                    found.setdefault(item["distribution_method"]["email_address"], []).append(entry)
+        return found
+
+    @invariant()
+    def nobody_is_paid_twice(self) -> None:
+        """Each recipient of the campaign is in at most one order that is not FAILED, and the ledger tells no lies."""
+        for request in list(self.under_way):
+            if (self.clock.now() - request.since).total_seconds() > LONGEST_UNDER_WAY:
+                self.under_way.remove(request)  # none is under way for ever; whether it arrived, nobody knows
+        TRIED["events"] += 1
+        at_runa = self._at_runa()
+        often = {address: len(orders) for address, orders in at_runa.items() if len(orders) > 1}
+        assert not often, f"orders that pay a recipient: {often}"
+        for row in self.ledger.rows():
+            orders = at_runa.get(_address(row["recipient_key"].removeprefix("key-")), [])
+            if row["state"] == "paid":
+                assert orders == [(row["order_id"], "COMPLETED", row["amount"])], "paid, says the ledger, and is not"
+            elif row["state"] != "sent":
+                assert not orders, f"{row['state']}, says the ledger, and there is an order"
+
+    @invariant()
+    def no_recipient_is_told(self) -> None:
+        assert not [text for text in self.messages.texts if "@example.com" in text], "a recipient is named in the log"
+        self.messages.texts.clear()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "messages"):
+            return
+        try:
+            self._settle()
+        finally:
+            for attempt in self.running:
+                with contextlib.suppress(AssertionError):
+                    attempt.kill()
+            self.patched.close()
+            LOG.removeHandler(self.messages)
+            LOG.propagate = True
+
+    def _settle(self) -> None:
+        """Once faults stop and the input is mended, a few attempts pay everybody exactly once."""
+        for attempt in list(self.running):
+            attempt.kill()
+        self.running.clear()
+        self._let_be(FAIR)
+        for request in list(self.under_way):
+            self._arrive(request, lost=False)
+        self.nobody_is_paid_twice()
+        self.doubled = False
+        known = {int(row["recipient_key"].removeprefix("key-")) for row in self.ledger.rows()}
+        wanted = known | set(self.rows)
+        self.rows = {number: (15, "good") for number in wanted}
+        self.runs += 1
+        for _ in range(4 + len(self.engine.order_posts)):
+            if self._states() == ({"paid"} if wanted else set()) and len(self._at_runa()) == len(wanted):
+                break
+            self.clock.advance(seconds=900)
+            self._step(self._begin(isolate=bool(self.begun % 2)), None)
+            self.runs += 1
+            self.nobody_is_paid_twice()
+        else:
+            raise AssertionError(f"without a fault there is no end: {self.ledger.totals()}")
+        assert not self.ledger.batches(OPEN)
+        self._check_items()
+        self._come_later()
+
+    def _states(self) -> set[str]:
+        return set(self.ledger.totals())
+
+    def _check_items(self) -> None:
+        """Each row knows its own item, and what was sent for it is erased."""
+        theirs = {}
+        for order_id in {row["order_id"] for row in self.ledger.rows()}:
+            answer = self.engine.handle("GET", f"/order/{order_id}", headers={"X-API-Key": DEFAULT_API_KEY})
+            for item in json.loads(answer.body)["items"]:
+                theirs[item["distribution_method"]["email_address"]] = item["id"]
+        for row in self.ledger.rows():
+            assert row["item_id"] == theirs[_address(row["recipient_key"].removeprefix("key-"))], "another one's item"
+        with self.database.begin() as connection:
+            left = connection.execute(sa.text("SELECT count(*) FROM runa_ledger WHERE item IS NOT NULL")).scalar()
+        assert not left, "what was sent is kept although it is paid"
+
+    def _come_later(self) -> None:
+        """Whoever comes a year after the end sends nothing."""
+        posts = sum(self.engine.order_posts.values())
+        self.clock.advance(days=366)
+        self.runs += 1
+        self._step(self._begin(), None)
+        self.nobody_is_paid_twice()
+        assert sum(self.engine.order_posts.values()) == posts, "something was sent for those who are paid"
+
+
+def _address(number: Any) -> str:
+    return f"recipient-{number}@example.com"
