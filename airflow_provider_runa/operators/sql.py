@@ -63,9 +63,11 @@ class SqlToRunaOperator(RunaPayoutOperator):
 
         :param context: the task's context.
         """
+        from airflow.providers.common.sql.hooks.sql import DbApiHook
+
         source: Any = BaseHook.get_connection(self.source_conn_id)
         hook = source.get_hook()
-        if not callable(getattr(hook, "get_conn", None)):
+        if not isinstance(hook, DbApiHook):
             raise InvalidOrderError(f"source_conn_id: connection {self.source_conn_id!r} is not to a database")
         with contextlib.closing(hook.get_conn()) as connection, contextlib.closing(_cursor(connection)) as cursor:
             if self.parameters is None:

@@ -1,0 +1,102 @@
+"""SqlToRunaOperator: a query through an Airflow connection, into payouts at the sandbox."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_runa.operators import sql
+from airflow_provider_runa.operators.sql import SqlToRunaOperator
+from tests.campaign.world import DEFAULTS
+from tests.support.airflow import SharedClock, task_context
+from tests.support.sandbox import RunningSandbox
+
+COLUMNS = {"recipient_key": "customer", "face_value": "reward", "email_address": "email"}
+QUERY = "SELECT customer, reward, email, 'unused' AS note FROM winners ORDER BY customer"
+
+
+@pytest.fixture(autouse=True)
+def databases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source with winners and an empty ledger, each a SQLite file with a connection."""
+    for name in ("source", "ledger"):
+        connection = {"conn_type": "sqlite", "host": str(tmp_path / f"{name}.db")}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
+    with closing(sqlite3.connect(tmp_path / "source.db")) as source, source:
+        source.execute("CREATE TABLE winners (customer INTEGER, reward NUMERIC, email TEXT, day TEXT)")
+        rows = [(number, 10.5, f"customer-{number}@example.com", "2026-10-01") for number in range(250)]
+        source.executemany("INSERT INTO winners VALUES (?, ?, ?, ?)", rows)
+
+
+def operator(runa: RunningSandbox | None = None, **values: Any) -> SqlToRunaOperator:
+    given = {"sql": QUERY, "source_conn_id": "source", "columns": COLUMNS, "ledger_conn_id": "ledger"}
+    money = {"currency": "USD", "campaign": "spring", "defaults": {"product": "AMZ-US"}}
+    task = SqlToRunaOperator(**({"task_id": "pay"} | given | money | values))
+    if runa is not None:
+        task.clock = SharedClock(runa)  # type: ignore[assignment]
+    return task
+
+
+def test_it_pays_what_the_query_returns(runa: RunningSandbox) -> None:
+    summary = operator(runa).execute(task_context())
+    assert summary["rows"] == {"paid": 250}
+    assert summary["amounts"] == {"paid": "2625.00"}
+    stats = runa.stats()
+    assert stats["orders"] == {"COMPLETED": 2}
+    assert set(stats["orders_by_recipient"].values()) == {1}
+
+
+def test_the_columns_may_have_the_names_of_the_fields(runa: RunningSandbox) -> None:
+    query = "SELECT customer AS recipient_key, 10 AS face_value, email AS email_address FROM winners LIMIT 3"
+    assert operator(runa, sql=query, columns=None, defaults=DEFAULTS).execute(task_context())["rows"] == {"paid": 3}
+
+
+def test_parameters_go_to_the_driver(runa: RunningSandbox) -> None:
+    query = QUERY.replace(" ORDER", " WHERE customer < ? ORDER")
+    assert operator(runa, sql=query, parameters=[7]).execute(task_context())["rows"] == {"paid": 7}
+
+
+def test_rows_are_fetched_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "FETCHED", 10)
+    fetched = []
+
+    class Cursor(sqlite3.Cursor):
+        def fetchmany(self, size: int = 1) -> list[Any]:
+            fetched.append(size)
+            return super().fetchmany(size)
+
+        def fetchall(self) -> list[Any]:
+            raise AssertionError("the whole result is fetched")
+
+    monkeypatch.setattr(sql, "_cursor", lambda connection: connection.cursor(Cursor))
+    rows: Iterator[Any] = operator().iter_rows(task_context())  # type: ignore[arg-type]
+    assert next(rows) == {"recipient_key": 0, "face_value": 10.5, "email_address": "customer-0@example.com"}
+    assert fetched == [10]
+    assert len(list(rows)) == 249
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"columns": COLUMNS | {"email_address": "mail"}}, "columns: the query has no mail; it has customer, reward"),
+        ({"columns": None}, "has no use for the field"),
+        ({"sql": QUERY.replace("email,", "NULL AS email,")}, r"rows\[0\]: distribution_method"),
+    ],
+)
+def test_a_query_that_does_not_fit_is_one_line(runa: RunningSandbox, values: dict[str, Any], told: str) -> None:
+    with pytest.raises(AirflowFailException, match=told) as caught:
+        operator(runa, **values).execute(task_context())
+    assert "\n" not in str(caught.value)
+    assert "@example.com" not in str(caught.value)
+    assert "POST /order" not in runa.stats()["requests"]
+
+
+def test_a_connection_that_is_no_database_is_refused(runa: RunningSandbox) -> None:
+    with pytest.raises(AirflowFailException, match="'runa_default' is not to a database"):
+        operator(runa, source_conn_id="runa_default").execute(task_context())
