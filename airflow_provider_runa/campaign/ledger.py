@@ -42,7 +42,7 @@ from airflow_provider_runa.placement.record import Record
 VERSION = 1
 
 #: How long a batch belongs to the run that took it; the same run takes it again at once.
-LEASE = timedelta(minutes=10)
+LEASE = timedelta(minutes=3)
 
 PLANNED, SENT, PAID, FAILED, REJECTED = "planned", "sent", "paid", "failed", "rejected"
 OPEN, PLACED, COMPLETED = "open", "placed", "completed"  # further states of batches

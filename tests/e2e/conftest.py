@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,20 @@ def _connection(url: str, timeout: float) -> str:
     return json.dumps({"conn_type": "runa", "password": API_KEY, "host": url, "extra": {"timeout": timeout}})
 
 
+def _make_warehouse(path: Path) -> None:
+    """Write the table that the example DAGs query."""
+    winners = [
+        ("2026-10-01", "ada", 5),
+        ("2026-10-01", "grace", 10),
+        ("2026-10-01", "edsger", 7),
+        ("2026-10-02", "ada", 5),
+    ]
+    with closing(sqlite3.connect(path)) as warehouse, warehouse:
+        warehouse.execute("CREATE TABLE winners (day TEXT, customer TEXT, reward NUMERIC, email TEXT)")
+        rows = [(day, customer, reward, f"{customer}@example.com") for day, customer, reward in winners]
+        warehouse.executemany("INSERT INTO winners VALUES (?, ?, ?, ?)", rows)
+
+
 class PatientStack(AirflowStack):
     """Asks again while Airflow's database is locked: SQLite has one writer, and Airflow answers 500 to the others."""
 
@@ -90,8 +106,13 @@ def airflow(
         shutil.copy(source, dags)
     secrets = tmp_path_factory.mktemp("secrets") / "recipients.json"
     secrets.write_text(f'{{"address": "{PLANTED_ADDRESS}", "reference": "{PLANTED_REFERENCE}"}}')
+    databases = tmp_path_factory.mktemp("databases")
+    _make_warehouse(databases / "warehouse.db")
     env = {
         "AIRFLOW_CONN_RUNA_DEFAULT": shared_sandbox.connection,
+        "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": str(databases / "warehouse.db")}),
+        "AIRFLOW_CONN_LEDGER": json.dumps({"conn_type": "sqlite", "host": str(databases / "ledger.db")}),
+        "RUNA_TEST_LEDGER": str(databases / "ledger.db"),
         # Through the proxy: one that waits as long as a test may hold a request, and one that soon gives up.
         "AIRFLOW_CONN_RUNA_PROXIED": _connection(shared_proxy.url, 120),
         "AIRFLOW_CONN_RUNA_IMPATIENT": _connection(shared_proxy.url, 3),

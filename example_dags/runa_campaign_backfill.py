@@ -1,0 +1,35 @@
+"""A backfill of missed campaign days: run it with Airflow's own backfill, as often as it takes.
+
+All days are one campaign, so that its ledger shows the whole of it. The recipient key names the day and the customer,
+because a customer is paid for each day: that, and not the run, decides who has been paid.
+"""
+
+from __future__ import annotations
+
+import pendulum
+from airflow.sdk import DAG
+
+from airflow_provider_runa.operators.sql import SqlToRunaOperator
+
+with DAG(
+    dag_id="runa_campaign_backfill",
+    schedule="@daily",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    default_args={"retries": 3},
+    tags=["runa", "example"],
+):
+    SqlToRunaOperator(
+        task_id="pay_day",
+        campaign="spring-steps",
+        source_conn_id="warehouse",
+        sql="""
+            SELECT day || '/' || customer AS recipient_key, reward AS face_value, email AS email_address
+            FROM winners WHERE day = '{{ (dag_run.logical_date or dag_run.run_after) | ds }}'
+        """,
+        defaults={"template_id": "PT-01HQ12PV4B8XMBRTK281JM54KK"},
+        currency="USD",
+        ledger_conn_id="ledger",
+        max_per_recipient=100,
+        poll_interval=5,
+    )

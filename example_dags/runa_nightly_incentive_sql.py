@@ -1,0 +1,39 @@
+"""A nightly incentive from a warehouse: everyone who qualified yesterday gets a reward, each once.
+
+A query, not a list: rows stream from the warehouse into the ledger and go out as orders of 200. A retry sends the same
+orders; whoever the ledger knows as paid is left out, whichever run paid.
+"""
+
+from __future__ import annotations
+
+import pendulum
+from airflow.sdk import DAG
+
+from airflow_provider_runa.operators.sql import SqlToRunaOperator
+
+with DAG(
+    dag_id="runa_nightly_incentive_sql",
+    schedule="0 6 * * *",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    default_args={"retries": 3},
+    params={"day": ""},
+    tags=["runa", "example"],
+):
+    SqlToRunaOperator(
+        task_id="pay_winners",
+        # Who is paid once is decided within a campaign, and a customer may win again tomorrow: one campaign a day.
+        campaign="nightly/{{ params.day or (dag_run.run_after - macros.timedelta(days=1)) | ds }}",
+        source_conn_id="warehouse",
+        sql="""
+            SELECT customer, reward, email FROM winners
+            WHERE day = '{{ params.day or (dag_run.run_after - macros.timedelta(days=1)) | ds }}'
+        """,
+        columns={"recipient_key": "customer", "face_value": "reward", "email_address": "email"},
+        defaults={"template_id": "PT-01HQ12PV4B8XMBRTK281JM54KK"},
+        currency="USD",
+        ledger_conn_id="ledger",
+        max_total=100_000,  # guards against a wrong column
+        max_per_recipient=100,
+        deferrable=True,
+    )
