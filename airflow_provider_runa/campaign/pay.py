@@ -11,10 +11,11 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from airflow_provider_runa.api.errors import RunaError
 from airflow_provider_runa.api.models import OrderStatus
-from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PLACED, REJECTED, Batch, FencedError, Ledger
+from airflow_provider_runa.campaign.ledger import FAILED, LEASE, OPEN, PLACED, REJECTED, Batch, FencedError, Ledger
 from airflow_provider_runa.placement.errors import (
     AccessRefusedError,
     OrderFailedError,
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 #: Orders that are under way at once. The client keeps to the account's orders per minute.
 CONCURRENCY = 16
 
+#: Seconds between two looks at batches that another run has taken.
+OTHERS_PAUSE = 10.0
+
 _POLICY = Policy()
 
 
@@ -40,7 +44,7 @@ class Paid:
     """How an attempt to pay a campaign's open batches ended.
 
     :param placed: orders that were placed, or found.
-    :param unplaced: why orders were not placed, or are not known to be.
+    :param unplaced: why orders that were tried are not placed, or not known to be.
     :param rejected: why orders were refused, which paid nobody.
     """
 
@@ -81,7 +85,7 @@ async def pay(
     """Place the orders of all open batches.
 
     :param ledger: the ledger of the campaign.
-    :param owner: the run that pays; a batch that another run has taken lately is left to that one.
+    :param owner: the run that pays; a batch that another run has taken lately is left to that one, and waited for.
     :param client: Runa.
     :param clock: the time.
     :param isolate_rejections: split a refused batch until the rows are found that Runa refuses.
@@ -91,17 +95,27 @@ async def pay(
     """
     queue = deque(ledger.batches(OPEN))
     paying = _Paying(ledger, owner, client, clock, isolate_rejections, policy, queue)
+    patience = clock.now() + LEASE + timedelta(seconds=60)
 
     async def work() -> None:
         while queue and paying.halted is None:
             await paying.place(queue.popleft())
             progress(paying.paid, len(queue))
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(work())
-    if paying.halted is not None:
-        paying.paid.unplaced += [paying.halted] * len(queue)
+    while queue and paying.halted is None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work())
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None  # of the ledger's database, and the same for all
+        # What another run has taken it places, or its lease ends: it may have been killed.
+        queue.extend(batch for batch in ledger.batches(OPEN) if batch.id not in paying.left)
+        if queue and paying.halted is None:
+            if clock.now() > patience:
+                break
+            log.info("%d order(s) are taken by another run: looking again in %.0f s.", len(queue), OTHERS_PAUSE)
+            await clock.sleep(OTHERS_PAUSE)
     return paying.paid
 
 
@@ -124,6 +138,8 @@ class _Paying:
         self.policy = policy
         self.queue = queue
         self.paid = Paid()
+        #: Batches that this attempt leaves open.
+        self.left: set[str] = set()
         #: Why no further order is sent: the next one would end the same.
         self.halted: PlacementError | None = None
 
@@ -169,6 +185,7 @@ class _Paying:
 
     def _leave(self, batch: Batch, attempt: int, error: PlacementError) -> None:
         """Leave the batch open for the next attempt."""
+        self.left.add(batch.id)
         self.ledger.note_error(batch.id, attempt, error.happened)
         self.paid.unplaced.append(error)
         if isinstance(error, OrderHeldBackError | AccessRefusedError):

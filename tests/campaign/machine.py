@@ -16,7 +16,6 @@ import random
 import tempfile
 import threading
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -127,7 +126,7 @@ class RunningAttempt:
             elif isinstance(error, UNFINISHED):
                 TRIED[f"ended: {type(error).__name__}"] += 1
             else:
-                raise AssertionError(f"an attempt ended in {type(error).__name__}: {error}") from error
+                raise AssertionError(f"an attempt ended in {type(error).__name__}: {error}") from error  # noqa: TRY004
 
 
 def _leaves(error: BaseException | None) -> Iterator[BaseException]:
@@ -266,7 +265,7 @@ class CampaignMachine(RuleBasedStateMachine):
         self.client = EngineClient(self.engine, self.clock)
         self.database = self._open_database()
         self.ledger = Ledger(self.database, BASE_URL, "spring")
-        self.rows = {number: (10, "good") for number in range(count)}
+        self.rows = dict.fromkeys(range(count), (10, "good"))
         self.doubled = False
         self.runs = 0
         self.begun = 0
@@ -512,7 +511,7 @@ class CampaignMachine(RuleBasedStateMachine):
         self.doubled = False
         known = {int(row["recipient_key"].removeprefix("key-")) for row in self.ledger.rows()}
         wanted = known | set(self.rows)
-        self.rows = {number: (15, "good") for number in wanted}
+        self.rows = dict.fromkeys(wanted, (15, "good"))
         self.runs += 1
         for _ in range(4 + len(self.engine.order_posts)):
             if self._states() == ({"paid"} if wanted else set()) and len(self._at_runa()) == len(wanted):
