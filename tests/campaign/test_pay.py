@@ -222,7 +222,7 @@ def test_exactly_the_offending_rows_are_isolated(campaign: Campaign) -> None:
 def test_isolating_goes_on_where_a_killed_attempt_stopped(campaign: Campaign) -> None:
     campaign.plan([bad(n) if n == 3 else good(n) for n in range(8)])
     for number in range(1, 12):
-        with contextlib.suppress(ExceptionGroup):
+        with contextlib.suppress(MemoryError):
             asyncio.run(
                 pay(
                     campaign.ledger,
