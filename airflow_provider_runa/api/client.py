@@ -118,6 +118,8 @@ def _read(request: _Request, response: httpx.Response, api_key: SecretStr) -> An
         if body is None:
             raise RunaConnectionError(f"{_name(request)}: the answer {response.status_code} has no JSON body")
         return body
+    if response.is_informational and body is None:
+        raise RunaConnectionError(f"{_name(request)}: the answer {response.status_code} is no final one")
     if response.is_redirect:
         error = RunaApiError(response.status_code, message="a redirect, which is not followed; is the base URL right?")
     else:

@@ -109,7 +109,7 @@ class RunaRateLimitError(RunaApiError):
 
 
 class RunaServerError(RunaApiError):
-    """5xx: the outcome is unknown. With a ``type`` it is Runa's own answer, without one a gateway's."""
+    """5xx, or a gateway's 408 or 425: the outcome is unknown. With a ``type`` it is Runa's own answer."""
 
 
 class RunaRequestError(RunaApiError):
@@ -198,6 +198,9 @@ _BY_TYPE: dict[str, type[RunaApiError]] = {
     "ordering_restricted": RunaOrderingRestrictedError,
 }
 
+# A gateway's answers that say as little about the order as a 5xx: it waited in vain, or would not wait.
+_LIKE_A_SERVER_ERROR = frozenset({408, 425})
+
 _BY_STATUS: dict[int, type[RunaApiError]] = {
     400: RunaBadRequestError,
     401: RunaAuthenticationError,
@@ -233,7 +236,7 @@ def error_of(status: int, body: Any, secrets: Iterable[str] = ()) -> RunaApiErro
         for detail in fields.get("details") or ()
         if isinstance(detail, dict)
     )
-    if status >= 500:
+    if status >= 500 or (kind is None and status in _LIKE_A_SERVER_ERROR):
         chosen: type[RunaApiError] = RunaServerError
     elif status == 429:
         chosen = RunaRateLimitError

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -419,6 +419,10 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
 
 
+#: A time in an answer; without a zone it is UTC, as the API's reference says of all of them.
+Moment = Annotated[datetime, AfterValidator(lambda value: value if value.tzinfo else value.replace(tzinfo=UTC))]
+
+
 class OrderStatus(StrEnum):
     """Status of an order. Runa may add others; they arrive as plain text."""
 
@@ -532,8 +536,8 @@ class Order(_Answer):
     id: str
     status: str
     message: str | None = None
-    created_at: datetime | None = None
-    completed_at: datetime | None = None
+    created_at: Moment | None = None
+    completed_at: Moment | None = None
     description: str | None = None
     payment_method: PlacedPaymentMethod | None = None
     currency: str | None = None

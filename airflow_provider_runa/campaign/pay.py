@@ -99,8 +99,8 @@ async def pay(
 
     async def work() -> None:
         while queue and paying.halted is None:
-            await paying.place(queue.popleft())
-            progress(paying.paid, len(queue))
+            if await paying.place(queue.popleft()):
+                progress(paying.paid, len(queue))
 
     while queue and paying.halted is None:
         try:
@@ -143,14 +143,16 @@ class _Paying:
         #: Why no further order is sent: the next one would end the same.
         self.halted: PlacementError | None = None
 
-    async def place(self, batch: Batch) -> None:
+    async def place(self, batch: Batch) -> bool:
+        """Place a batch's order; return whether it was this run's to place."""
         attempt = self.ledger.take(batch.id, self.owner, self.clock.now())
         if attempt is None:
-            return  # another run has it, or has placed it
+            return False  # another run has it, or has placed it
         try:
             await self._place(batch, attempt)
         except FencedError:
             log.warning("Batch %s was taken over by another attempt, which goes on with its order.", batch.id)
+        return True
 
     async def _place(self, batch: Batch, attempt: int) -> None:
         order = self.ledger.order(batch)

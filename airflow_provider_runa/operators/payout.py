@@ -411,12 +411,12 @@ class _Progress:
         rate = paid.placed / (now - self.began)
         rows = ", ".join(f"{count} {state}" for state, (count, _) in sorted(self.ledger.totals().items()))
         self.operator.log.info(
-            "Campaign %r: %d order(s) placed, %d left, %.1f a second, about %.0f s to go; rows: %s.",
+            "Campaign %r: %d order(s) placed, %d left, %.1f a second%s; rows: %s.",
             self.ledger.campaign,
             paid.placed,
             left,
             rate,
-            left / rate if rate else float("inf"),
+            f", about {left / rate:.0f} s to go" if rate else "",
             rows,
         )
 

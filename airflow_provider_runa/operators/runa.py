@@ -69,9 +69,9 @@ class RunaCreateOrderOperator(BaseOperator):
     :param order_key: business key of the order, such as ``spring-winback/customer-42``: whichever task orders it,
         it is paid once. Left out, it is the task itself, so that each run and each mapped task pays once; ``None`` is
         refused, because that is what a missing value looks like. (templated)
-    :param look_back: how long ago *another* run may have placed an order with the same ``order_key``: a
-        ``timedelta`` or a number of days. Runa itself remembers for 29 days; for more the order list is searched
-        before the first request. Default: 28 days. (templated)
+    :param look_back: how long ago *another* run may have sent its first request for the same ``order_key``, a refused
+        one included: a ``timedelta`` or a number of days. Runa itself remembers for 29 days; for more the order list
+        is searched before the first request. Default: 28 days. (templated)
     :param execution_mode: ``"async"``, or ``"sync"`` for exactly one item: Runa answers when it is done. (templated)
     :param wait_for_completion: whether the task ends only when the order is COMPLETED.
     :param deferrable: wait in the triggerer instead of on a worker. Default: ``[operators] default_deferrable``.

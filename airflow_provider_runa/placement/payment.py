@@ -50,7 +50,7 @@ class _Item:
         return cls(
             face_value=_plain(item.face_value),
             distribution=str(distribution.type),
-            recipient=address.casefold() if address else None,
+            recipient=address.lower() if address else None,
             reference=getattr(distribution, "recipient_reference", None),
             redemption_template=getattr(distribution, "template_id", None),
             products=chosen,
@@ -68,7 +68,8 @@ class _Item:
             fields.append("distribution_method.email_address")
         if placed.reference is not None and self.reference != placed.reference:
             fields.append("distribution_method.recipient_reference")
-        if placed.redemption_template is not None and self.redemption_template != placed.redemption_template:
+        # Runa may fill in a template that was not asked for; it moves no money.
+        if None not in (wanted := (self.redemption_template, placed.redemption_template)) and wanted[0] != wanted[1]:
             fields.append("distribution_method.template_id")
         if placed.products is not None and self.products != placed.products:
             fields.append("products")

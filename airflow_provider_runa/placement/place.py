@@ -3,7 +3,8 @@
 One generation is tried after the other, each under its own idempotency key, and the record is written before anything
 is sent. The next key is used only when the one before is **spent**: Runa holds an answer under it, and that answer
 paid nobody. So whoever comes later, knowing nothing, can begin with the first key: each spent one repeats its answer,
-the one that paid leads to its order, and nobody is paid under two. What an answer proves:
+the one that paid leads to its order, and nobody is paid under two. That holds for 30 days from the first request on;
+later, the order list is searched first. What an answer proves:
 
 ===========================================  ================  =======================================================
 answer to ``POST /order``                    proves            then
@@ -13,10 +14,10 @@ answer to ``POST /order``                    proves            then
 429, no or a broken answer, 5xx              nothing           wait, same key; when the budget is spent, search
 400 ``idempotency_validation_error``         Runa holds an     search; found: compare the payment; absent: the key is
                                              answer            spent
-401, 404, 410, wrong version or protocol …   nothing           fail; the key is as good as before
-other 4xx, to a request that can be the      nobody was paid   fail; the next attempt sends it again
-first under its key                          by this request
-other 4xx, and a 5xx on a later attempt      nothing           send a marked copy under the same key
+4xx, to a request that can be the first      nobody was paid   fail; the next attempt sends it again
+under its key                                by this request
+other 4xx; a 5xx under a key that an         nothing           send a marked copy under the same key
+earlier attempt may have used
 ===========================================  ================  =======================================================
 
 A 4xx or 5xx that comes back may be a stored answer, which will be repeated for 30 days, or one that was given before
@@ -83,11 +84,14 @@ DEFAULT_LOOK_BACK = timedelta(days=28)
 #: No key that Runa still knows is older than this.
 KEY_MEMORY = timedelta(days=31)
 
+#: After this time an attempt sends nothing more: it looked at the age of its keys when it began.
+LONGEST_ATTEMPT = timedelta(hours=12)
+
 #: Answers that time or a top-up can heal, so that a retry makes sense.
 HEALABLE = (RunaInsufficientFundsError, RunaOrderingRestrictedError, RunaPaymentMethodUnavailableError)
 
 #: Answers about the order, which Runa replays under its key. Any other 4xx is given at the door.
-ABOUT_THE_ORDER = (RunaBadRequestError, RunaForbiddenError, RunaValidationError, *HEALABLE)
+ABOUT_THE_ORDER = (RunaBadRequestError, RunaForbiddenError, RunaValidationError)
 AT_THE_DOOR = (RunaInsecureProtocolError, RunaInvalidVersionError)
 
 
@@ -97,8 +101,9 @@ class Attempt:
 
     :param number: 1 for the first. It never starts again as long as the identity lives (Airflow's ``try_number``).
     :param began_after: no attempt of this task can have begun earlier (UTC), e.g. the run's ``run_after``.
-    :param look_back: how long ago another run may have placed an order with the same ``order_key``. Up to 29 days
-        Runa's own memory covers it; beyond, the order list is searched before the first request. Default: 28 days.
+    :param look_back: how long ago another run may have sent its first request for the same ``order_key``, a refused
+        one included. Up to 29 days Runa's own memory covers it; beyond, the order list is searched before the first
+        request. Default: 28 days.
     :param exclusive: whether the record is never lost, and no earlier attempt can write it any more. Then no record
         proves that nothing was sent, and an attempt ends with a refusal only when it is proven that nobody was paid
         by this identity (see :attr:`OrderRejectedError.nobody_was_paid`).
@@ -288,15 +293,15 @@ class _Placing:
             return await self._resolve(generation, unknown.error, marked=marked)
         except RunaIdempotencyMismatchError as error:
             self.searched_back_to = self.started - KEY_MEMORY
-            quiet = self.policy.in_flight if quiet is None else quiet
+            quiet = self.policy.settling if quiet is None else quiet  # that answer may have been a 5xx
             return await self._search(generation + 1, f"its key was used before: {error}", quiet)
         except RunaApiError as error:
             if may_be_repeated and not marked:
                 log.warning("Refused (%s); sending a marked copy, which tells whether that is an old answer.", error)
-                return await self._try(generation, marked=True)
+                return await self._try(generation, marked=True, quiet=self.policy.in_flight)
             self._raise_if_at_the_door(error)
             if self.attempt.exclusive and not self.all_accounted:
-                found = await self._search(generation, f"Runa refused it: {error}", self.policy.in_flight)
+                found = await self._search(generation, f"Runa refused it: {error}", self.policy.settling)
                 if isinstance(found, Placement):
                     return found
                 self.all_accounted = True
@@ -324,6 +329,8 @@ class _Placing:
         sealed = self.identity.seal(self.order, record.generation, marked=marked)
         deadline = self.clock.now() + timedelta(seconds=self.policy.budget)
         for tries in itertools.count(1):
+            if self.clock.now() - self.started > LONGEST_ATTEMPT:
+                raise OutcomeUnknownError(answer="the attempt lasts too long", reference=self._any_reference())
             try:
                 return await self.client.create_order(
                     sealed, idempotency_key=record.idempotency_key, execution_mode=self.execution_mode
@@ -355,7 +362,7 @@ class _Placing:
         sighting = await self._look()
         if sighting.order is not None:
             return await self._adopt_found(sighting.order, sighting.generation)
-        if isinstance(error, RunaServerError) and not marked and not self._is_first:
+        if isinstance(error, RunaServerError) and not marked and self._may_be_repeated(generation):
             log.warning("Still answered %s; sending a marked copy, which tells whether that is an old answer.", error)
             return await self._try(generation, marked=True, quiet=self.policy.settling)
         raise OutcomeUnknownError(answer=error, reference=self._any_reference())
@@ -379,7 +386,7 @@ class _Placing:
             return await self._adopt_found(sighting.order, sighting.generation)
         if not sighting.absent:
             raise InconclusiveSearchError(reason=reason, hidden=len(sighting.hidden), reference=self._any_reference())
-        return max(following - 1, *sighting.failed, -1) + 1
+        return max({following - 1} | sighting.failed) + 1
 
     async def _look(self) -> Sighting:
         try:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 LIST = Path(__file__).with_suffix(".txt")
-COPIED = ("airflow_provider_runa", "tests/__init__.py", "tests/placement", "tests/support")
+COPIED = ("airflow_provider_runa", "tests/__init__.py", "tests/placement", "tests/campaign", "tests/support")
 
 
 @dataclass(frozen=True)
