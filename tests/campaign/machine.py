@@ -513,7 +513,9 @@ class CampaignMachine(RuleBasedStateMachine):
         wanted = known | set(self.rows)
         self.rows = dict.fromkeys(wanted, (15, "good"))
         self.runs += 1
-        for _ in range(4 + len(self.engine.order_posts)):
+        # An order that is sent may end FAILED, its rows be refused, planned again, sent again, and then settled; and an
+        # attempt that knows nothing passes one spent key at a time.
+        for _ in range(8 + len(self.engine.order_posts)):
             if self._states() == ({"paid"} if wanted else set()) and len(self._at_runa()) == len(wanted):
                 break
             self.clock.advance(seconds=900)
