@@ -536,8 +536,7 @@ class Planning:
         #: Whether this run has planned before: then no new recipient comes in.
         self.frozen = connection.execute(sa.select(sa.func.count()).select_from(_plans).where(*mine)).scalar_one() > 0
         self.plan_id = str(uuid.uuid4())
-        values = {"id": self.plan_id, "campaign_id": campaign_id, "run": run, "made_at": now}
-        connection.execute(sa.insert(_plans).values(**values))
+        self._plan: dict[str, Any] | None = {"id": self.plan_id, "campaign_id": campaign_id, "run": run, "made_at": now}
 
     def known(self, keys: Iterable[str]) -> dict[str, Known]:
         """Return what the ledger knows of some recipient keys."""
@@ -556,6 +555,9 @@ class Planning:
         :param currency: currency of the balance that pays.
         :param description: description of the order.
         """
+        if self._plan is not None:
+            self._connection.execute(sa.insert(_plans).values(**self._plan))
+            self._plan = None  # a plan of nothing is none: the input may come later
         batch = _add_batch(self._connection, self._campaign_id, self.plan_id, currency, description, self._now)
         fresh: list[dict[str, Any]] = []
         again: list[dict[str, Any]] = []

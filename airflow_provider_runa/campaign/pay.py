@@ -18,6 +18,7 @@ from airflow_provider_runa.api.models import OrderStatus
 from airflow_provider_runa.campaign.ledger import FAILED, LEASE, OPEN, PLACED, REJECTED, Batch, FencedError, Ledger
 from airflow_provider_runa.placement.errors import (
     AccessRefusedError,
+    GenerationsExhaustedError,
     OrderFailedError,
     OrderHeldBackError,
     PlacementError,
@@ -177,6 +178,9 @@ class _Paying:
             else:
                 self.ledger.reject(batch.id, attempt, REJECTED, error.happened)
                 self.paid.rejected.append(error)
+        except GenerationsExhaustedError as error:
+            self.ledger.reject(batch.id, attempt, REJECTED, error.happened)  # every key is spent: plan the rows anew
+            self.paid.rejected.append(error)
         except PlacementError as error:
             self._leave(batch, attempt, error)
         else:
@@ -209,13 +213,14 @@ async def settle(
     :param statuses: reads the status of many orders: id -> status.
     :param clock: the time.
     :param keep_links: store payout links in the ledger.
-    :returns: ids of the orders that are still PROCESSING.
+    :returns: ids of the orders that are still PROCESSING, or could not be read.
     :raises RunaError: if Runa cannot be read.
     """
     placed = {batch.order_id: batch for batch in ledger.batches(PLACED) if batch.order_id is not None}
     if not placed:
         return []
     found = await statuses(list(placed))
+    unread: list[str] = []
     for order_id, status in found.items():
         batch = placed[order_id]
         try:
@@ -225,8 +230,11 @@ async def settle(
                 await _settle_completed(ledger, batch, client, clock, keep_links=keep_links)
         except FencedError:
             continue  # another run has noted it already
+        except RunaError as error:
+            log.warning("Order %s is %s and could not be read in full: %s", order_id, status, error)
+            unread.append(order_id)
     settled = (OrderStatus.COMPLETED, OrderStatus.FAILED)
-    return [order_id for order_id in placed if found.get(order_id) not in settled]
+    return [order_id for order_id in placed if order_id in unread or found.get(order_id) not in settled]
 
 
 async def _settle_completed(

@@ -8,6 +8,7 @@ planned before, only rows that failed or were rejected are taken up again, with 
 from __future__ import annotations
 
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -93,6 +94,10 @@ def plan(
     :param now: the time (UTC).
     :raises InvalidCampaignError: if anything is wrong with the rows; nothing of them is planned then.
     """
+    if not re.fullmatch("[A-Z]{3}", currency):
+        raise InvalidCampaignError(
+            "currency: must be three capital letters. Nothing was planned, and nothing was sent."
+        )
     with ledger.planning(run, now) as planning:
         return _Plan(planning, ledger.campaign, currency, defaults, limits, _Catalogue(product, currency)).make(rows)
 

@@ -79,13 +79,21 @@ def read_row(row: Any, defaults: Mapping[str, Any]) -> Payout:
 def _text(key: Any) -> str:
     """Return a key as text. A number that a data frame or a database made of 42 is 42 again: the same recipient."""
     if isinstance(key, float | Decimal) and math.isfinite(key):
-        if key != int(key):
+        if key != int(key) or (isinstance(key, float) and abs(key) >= 2**53):  # beyond, floats of two ids are the same
             raise InvalidOrderError("recipient_key: must be text or a whole number")
         key = int(key)
+    if isinstance(key, bool | bytes):
+        raise InvalidOrderError(f"recipient_key: must be text or a whole number, not {type(key).__name__}")
     return str(key)
 
 
+def _one_of(fields: Mapping[str, Any], full: str, *short: str) -> None:
+    if full in fields and (both := [name for name in short if name in fields]):
+        raise InvalidOrderError(f"{full}: says the same as {', '.join(both)}; give one of them")
+
+
 def _distribution(fields: Mapping[str, Any]) -> Any:
+    _one_of(fields, "distribution_method", "email_address", "recipient_reference")
     if "distribution_method" in fields:
         return fields["distribution_method"]
     names = ("email_address", "recipient_reference")
@@ -96,6 +104,8 @@ def _distribution(fields: Mapping[str, Any]) -> Any:
 
 
 def _products(fields: Mapping[str, Any]) -> Any:
+    _one_of(fields, "products", "product", "template_id")
+    _one_of(fields, "product", "template_id")
     if "products" in fields:
         return fields["products"]
     if "product" in fields:

@@ -57,8 +57,9 @@ class RunaPayoutOperator(BaseOperator):
     says by then; rows whose order failed or was rejected are planned again, with what the input says of them now.
     Recipients whom the ledger knows as paid are left out.
 
-    Returns a summary: ``{"campaign", "to_pay", "total", "currency"}`` and the number of rows and the sum of amounts by
-    state (``paid``, ``sent``, ``planned``, ``failed``, ``rejected``). What became of each row is in the ledger.
+    Returns a summary: ``{"campaign", "currency", "rows", "amounts"}``: the number of rows and the sum of their amounts
+    (decimal strings) by state: ``paid``, ``sent``, ``planned``, ``failed``, ``rejected``. What became of each row is in
+    the ledger.
 
     :param campaign: name of the campaign, at most 109 characters; it is the description of its orders. Who is paid once
         is decided within a campaign. (templated)
@@ -358,6 +359,7 @@ class RunaPayoutOperator(BaseOperator):
     def _report(self, ledger: Ledger, processing: list[str]) -> dict[str, Any]:
         """Return the summary, or raise what keeps the campaign from being finished."""
         summary = self._summary(ledger)
+        states = ledger.totals()  # of every currency: all open orders of the campaign were sent
         counts = ", ".join(f"{count} {state}" for state, count in summary["rows"].items())
         self.log.info("Campaign %r: %s.", ledger.campaign, counts)
         facts = {"campaign": ledger.campaign, "counts": counts}
@@ -367,9 +369,9 @@ class RunaPayoutOperator(BaseOperator):
             error = CampaignUnfinishedError(**facts, unplaced=len(open_batches), reason=reason)
         elif processing:
             error = CampaignStillProcessingError(**facts, orders=len(processing))
-        elif FAILED in summary["rows"]:
+        elif FAILED in states:
             error = CampaignFailedError(**facts)
-        elif REJECTED in summary["rows"]:
+        elif REJECTED in states:
             error = CampaignRejectedError(**facts, reason=ledger.reason(REJECTED))
         if error is None:
             return summary

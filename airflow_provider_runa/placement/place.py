@@ -105,8 +105,8 @@ class Attempt:
         one included. Up to 29 days Runa's own memory covers it; beyond, the order list is searched before the first
         request. Default: 28 days.
     :param exclusive: whether the record is never lost, and no earlier attempt can write it any more. Then no record
-        proves that nothing was sent, and an attempt ends with a refusal only when it is proven that nobody was paid
-        by this identity (see :attr:`OrderRejectedError.nobody_was_paid`).
+        proves that nothing was sent; and a refusal proves that nobody was, and will be, paid by this identity, if every
+        key that was sent before is spent (see :attr:`RefusedError.nobody_was_paid`).
     """
 
     number: int
@@ -294,17 +294,18 @@ class _Placing:
         except RunaIdempotencyMismatchError as error:
             self.searched_back_to = self.started - KEY_MEMORY
             quiet = self.policy.settling if quiet is None else quiet  # that answer may have been a 5xx
-            return await self._search(generation + 1, f"its key was used before: {error}", quiet)
+            reached = await self._search(generation + 1, f"its key was used before: {error}", quiet)
+            self.all_accounted = self.attempt.exclusive  # whoever still sends that key gets its answer
+            return reached
         except RunaApiError as error:
             if may_be_repeated and not marked:
                 log.warning("Refused (%s); sending a marked copy, which tells whether that is an old answer.", error)
                 return await self._try(generation, marked=True, quiet=self.policy.in_flight)
             self._raise_if_at_the_door(error)
             if self.attempt.exclusive and not self.all_accounted:
-                found = await self._search(generation, f"Runa refused it: {error}", self.policy.settling)
-                if isinstance(found, Placement):
-                    return found
-                self.all_accounted = True
+                sighting = await self._look()  # an order whose answer was lost may be there already
+                if sighting.order is not None:
+                    return await self._adopt_found(sighting.order, sighting.generation)
             refused = OrderHeldBackError if isinstance(error, HEALABLE) else OrderRejectedError
             raise refused(answer=error, earlier=self._earlier_requests(), accounted=self.all_accounted) from None
         await self._note(replace(record, order_id=order.id))

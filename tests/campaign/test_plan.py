@@ -149,9 +149,17 @@ def test_a_plan_is_frozen_for_its_run(campaign: Campaign) -> None:
     assert set(campaign.states()) == {"planned"}
 
 
-def test_a_plan_of_nobody_is_frozen_as_well(campaign: Campaign) -> None:
+def test_a_plan_of_nobody_is_none(campaign: Campaign) -> None:
+    """The query came too early: cleared later, the task must not be green without paying anybody."""
     assert campaign.plan([]).to_pay == 0
-    assert campaign.plan(rows(1)).left_out == 1
+    assert campaign.plan(rows(1)).planned == 1
+
+
+@pytest.mark.parametrize("currency", ["usd", "US", " USD"])
+def test_a_currency_that_is_none_is_not_planned(campaign: Campaign, currency: str) -> None:
+    with pytest.raises(InvalidCampaignError, match="currency: must be three capital letters"):
+        campaign.plan(rows(1), currency=currency)
+    assert campaign.states() == {}
 
 
 def test_a_failed_row_is_taken_up_again_with_the_current_input(campaign: Campaign) -> None:

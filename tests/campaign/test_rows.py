@@ -43,14 +43,24 @@ def test_an_address_with_a_reference_is_short_for_recipient() -> None:
     assert built["products"] == {"type": "TEMPLATE", "template_id": TEMPLATE}
 
 
-def test_the_fields_of_the_api_go_before_their_short_forms() -> None:
-    long = {
-        "distribution_method": {"type": "PAYOUT_LINK"},
-        "products": {"type": "MULTIPLE", "values": ["AMZ-US", "SHOE-US"]},
-    }
-    built = item(long | {"email_address": "ada@example.com", "product": "CAFE-US"})
-    assert built["distribution_method"] == {"type": "PAYOUT_LINK"}
-    assert built["products"]["values"] == ("AMZ-US", "SHOE-US")
+@pytest.mark.parametrize(
+    "both",
+    [
+        {"distribution_method": {"type": "PAYOUT_LINK"}, "email_address": "ada@example.com"},
+        {"products": {"type": "SINGLE", "value": "AMZ-US"}, "product": "CAFE-US"},
+        {"product": "CAFE-US", "template_id": "PT-1"},
+    ],
+)
+def test_two_fields_that_say_the_same_are_refused(both: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOrderError, match="says the same as") as caught:
+        item(both)
+    assert "ada@example.com" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [True, b"42", 12345678901234567.0, 1.5])
+def test_a_key_that_may_be_somebody_else_s_is_refused(key: Any) -> None:
+    with pytest.raises(InvalidOrderError, match="must be text or a whole number"):
+        read_row({"recipient_key": key, "face_value": 1, "email_address": "ada@example.com"}, {"product": "AMZ-US"})
 
 
 def test_defaults_fill_in_what_a_row_lacks_and_nothing_else() -> None:
