@@ -6,8 +6,11 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from decimal import Decimal
+from numbers import Integral
 from typing import Any
+from uuid import UUID
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrderItem
@@ -82,7 +85,8 @@ def _text(key: Any) -> str:
         if key != int(key) or (isinstance(key, float) and abs(key) >= 2**53):  # beyond, floats of two ids are the same
             raise InvalidOrderError("recipient_key: must be text or a whole number")
         key = int(key)
-    if isinstance(key, bool | bytes):
+    # Of anything else the text may differ from run to run, such as psycopg2's memoryview of a bytea: paid every time.
+    if isinstance(key, bool) or not isinstance(key, str | Integral | Decimal | float | UUID | date):
         raise InvalidOrderError(f"recipient_key: must be text or a whole number, not {type(key).__name__}")
     return str(key)
 

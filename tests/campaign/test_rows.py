@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -57,7 +59,7 @@ def test_two_fields_that_say_the_same_are_refused(both: dict[str, Any]) -> None:
     assert "ada@example.com" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [True, b"42", 12345678901234567.0, 1.5])
+@pytest.mark.parametrize("key", [True, b"42", memoryview(b"42"), ["42"], 12345678901234567.0, 1.5])
 def test_a_key_that_may_be_somebody_else_s_is_refused(key: Any) -> None:
     with pytest.raises(InvalidOrderError, match="must be text or a whole number"):
         read_row({"recipient_key": key, "face_value": 1, "email_address": "ada@example.com"}, {"product": "AMZ-US"})
@@ -83,6 +85,14 @@ def test_a_key_is_text_without_blanks_around_it() -> None:
 def test_a_key_that_was_made_a_fraction_is_the_same_recipient(key: Any) -> None:
     row = {"face_value": 10, "email_address": "ada@example.com", "product": "AMZ-US", "recipient_key": key}
     assert read_row(row, {}).recipient_key == "42"
+
+
+def test_a_key_may_be_what_a_database_identifies_by() -> None:
+    row = {"face_value": 10, "email_address": "ada@example.com", "product": "AMZ-US"}
+    keys = {UUID("00000000-0000-4000-8000-0000000000AA"): "00000000-0000-4000-8000-0000000000aa"}
+    keys |= {date(2026, 10, 1): "2026-10-01"}
+    for key, text in keys.items():
+        assert read_row(row | {"recipient_key": key}, {}).recipient_key == text
 
 
 def test_a_key_that_is_a_fraction_is_refused() -> None:
