@@ -111,7 +111,7 @@ def test_the_record_never_expires_and_tells_no_recipient(runa: RunningSandbox) -
     assert states.retentions == {NEVER_EXPIRE}
     (record,) = states.values.values()
     assert record["order_id"] == order_id
-    assert "ada" not in json.dumps(states.values)
+    assert "lovelace" not in json.dumps(states.values)
 
 
 def test_a_later_attempt_takes_up_the_record_and_sends_nothing(runa: RunningSandbox) -> None:
