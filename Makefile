@@ -41,8 +41,9 @@ test-unit: $(STAMP) ## all but the tests on a real Airflow
 test-e2e: $(STAMP) ## the tests on a real Airflow
 	$(BIN)/python -m pytest -m e2e
 
-soak: $(STAMP) ## many schedules of hostile events against placing (bounded: 20 minutes)
+soak: $(STAMP) ## many schedules of hostile events against placing and campaigns (bounded: 40 minutes)
 	$(BIN)/python -m tests.placement.soak --schedules 20000 --seconds 1200
+	$(BIN)/python -m tests.placement.soak --machine campaign --schedules 5000 --seconds 1200
 
 mutants: $(STAMP) ## wrong algorithms, each of which the tests of placing must notice
 	$(BIN)/python -m tests.placement.mutants

@@ -68,6 +68,7 @@ class RunningAttempt:
     def __init__(self, world: CampaignMachine, work: Callable[[RunningAttempt], None]) -> None:
         self.clock = world.clock
         self.left = 0
+        self.until: str | None = None
         self.dies = self.killed = self.over = False
         self.wrong: BaseException | None = None
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
@@ -84,27 +85,29 @@ class RunningAttempt:
         self.over = True
         self._back.release()
 
-    def boundary(self, *, here: bool = True) -> None:
+    def boundary(self, name: str, *, here: bool = True) -> None:
         """Stop if the machine says so. From the attempt's thread.
 
+        :param name: where it is.
         :param here: whether it can stop and go on later here, or only die.
         """
-        if self.left == 0 and self.dies:
+        stops = self.left == 0 and self.until in (None, name)
+        if stops and self.dies:
             self.killed = True
         if self.killed:
             raise Killed
         if not here:
             return
-        if self.left == 0:
+        if stops:
             self._back.release()
             self._go.acquire()
             if self.killed:
                 raise Killed
-        self.left -= 1
+        self.left = max(0, self.left - 1)
 
-    def step(self, steps: int, *, dies: bool = False) -> None:
-        """Let it run over some boundaries, to its end, or to its death."""
-        self.left, self.dies = steps, dies
+    def step(self, steps: int, *, until: str | None = None, dies: bool = False) -> None:
+        """Let it run over some boundaries, and on to one of that name, to its end, or to its death."""
+        self.left, self.until, self.dies = steps, until, dies
         self._go.release()
         self._back.acquire()
         if self.over:
@@ -146,13 +149,13 @@ class SteppedLedger(Ledger):
 
     @contextlib.contextmanager
     def planning(self, run: str, now: datetime) -> Iterator[Any]:
-        self.reach()
+        self.reach("planning")
         with super().planning(run, now) as planning:
             yield planning
-        self.attempt.boundary()
+        self.attempt.boundary("planned")
 
-    def reach(self) -> None:
-        self.attempt.boundary()
+    def reach(self, name: str) -> None:
+        self.attempt.boundary(f"before {name}")
         if self.world.out_of_reach > 0:
             self.world.out_of_reach -= 1
             raise sa.exc.OperationalError("no database", None, Exception())
@@ -163,20 +166,24 @@ def _stepped(name: str) -> Any:
 
     @functools.wraps(original)
     def step(self: SteppedLedger, *args: Any, **kwargs: Any) -> Any:
-        self.reach()
+        self.reach(name)
         found = original(self, *args, **kwargs)
         if name == "save_record":
             self.world.written[args[2].idempotency_key] = self.world.clock.now()
-        self.attempt.boundary()
+        self.attempt.boundary(f"after {name}")
         return found
 
     return step
 
 
-for _name in ("batches", "order", "take", "load_record", "save_record", "mark_placed", "note_error", "reject", "split"):
+_WRITES = ("save_record", "mark_placed", "note_error", "reject", "split", "settle_completed", "settle_failed")
+for _name in ("batches", "order", "take", "load_record", *_WRITES):
     setattr(SteppedLedger, _name, _stepped(_name))
-for _name in ("settle_completed", "settle_failed"):
-    setattr(SteppedLedger, _name, _stepped(_name))
+
+#: Where an attempt may stop and wait for another to overtake it: what it does next must do no harm then.
+WAITS = st.sampled_from(
+    [None, "POST under way", "POST answered", "after take", *(f"before {name}" for name in _WRITES)]
+)
 
 
 class SteppedClient:
@@ -185,20 +192,20 @@ class SteppedClient:
     def __init__(self, world: CampaignMachine, attempt: RunningAttempt) -> None:
         self.world, self.attempt = world, attempt
 
-    async def _boundary(self) -> None:
+    async def _boundary(self, name: str) -> None:
         await asyncio.sleep(0)  # the other orders of the attempt get their turn
-        self.attempt.boundary()
+        self.attempt.boundary(name)
 
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         world = self.world
-        await self._boundary()
+        await self._boundary("before POST")
         written = world.written.get(idempotency_key)
         assert written is not None, "a request leaves that was never on record"
         if (world.clock.now() - written).total_seconds() > LONGEST_SENDING:
             raise Killed  # it stood still for longer than the policy assumes of one that lives
         request = UnderWay(world.client, world.clock.now(), (order, idempotency_key, execution_mode))
         world.under_way.append(request)
-        await self._boundary()
+        await self._boundary("POST under way")
         if request not in world.under_way:
             raise RunaConnectionError("POST /order: no usable answer (ReadTimeout)")  # it has arrived meanwhile
         if world.timeouts > 0:
@@ -209,14 +216,14 @@ class SteppedClient:
         try:
             return await request.arrive()
         finally:
-            await self._boundary()
+            await self._boundary("POST answered")
 
     async def get_order(self, order_id: str) -> Order:
-        await self._boundary()
+        await self._boundary("before GET")
         return await self.world.client.get_order(order_id)
 
     async def list_orders(self) -> AsyncIterator[Order]:
-        await self._boundary()
+        await self._boundary("before the list")
         async for order in self.world.client.list_orders():
             yield order
 
@@ -233,7 +240,7 @@ class SteppedClock:
     async def sleep(self, seconds: float) -> None:
         while seconds > 0:
             await asyncio.sleep(0)
-            self.attempt.boundary()
+            self.attempt.boundary("pause")
             self.world.clock.advance(seconds=min(seconds, SLICE))
             seconds -= SLICE
 
@@ -299,7 +306,7 @@ class CampaignMachine(RuleBasedStateMachine):
     def _input(self, attempt: RunningAttempt) -> Iterator[dict[str, Any]]:
         numbers = [*self.rows, *list(self.rows)[: int(self.doubled)]]
         for number in numbers:
-            attempt.boundary(here=False)  # a plan holds the database: nobody else takes a turn
+            attempt.boundary("a row", here=False)  # a plan holds the database: nobody else takes a turn
             amount, kind = self.rows[number]
             row = {"recipient_key": f"key-{number}", "email_address": _address(number), "face_value": amount}
             if kind == "template":
@@ -353,9 +360,11 @@ class CampaignMachine(RuleBasedStateMachine):
         self.running.append(attempt)
         return attempt
 
-    def _step(self, attempt: RunningAttempt, steps: int | None, *, dies: bool = False) -> None:
+    def _step(
+        self, attempt: RunningAttempt, steps: int | None, *, until: str | None = None, dies: bool = False
+    ) -> None:
         try:
-            attempt.step(10**6 if steps is None else steps, dies=dies)
+            attempt.step(10**6 if steps is None else steps, until=until, dies=dies)
         finally:
             if attempt.over:
                 self.running.remove(attempt)
@@ -386,6 +395,33 @@ class CampaignMachine(RuleBasedStateMachine):
         self.runs += another
         self._let_be(weather)
         self._step(self._begin(plans=plans, isolate=isolate, concurrency=concurrency), steps, dies=dies)
+
+    @precondition(lambda self: not self.running and self.begun < 25)
+    @rule(
+        isolate=st.booleans(),
+        until=WAITS,
+        steps=st.integers(1, 30),
+        weather=WEATHER,
+        another=st.sampled_from([False, False, True]),
+        then=WEATHER,
+        seconds=st.sampled_from([0, 5, 100, 700]),
+    )
+    def be_overtaken(
+        self, isolate: bool, until: str | None, steps: int, weather: Weather, another: bool, then: Weather, seconds: int
+    ) -> None:
+        """An attempt stops somewhere, another one does what it can, and then the first goes on."""
+        self._let_be(weather)
+        first = self._begin(isolate=isolate)
+        self._step(first, steps, until=until)
+        self._let_be(then)
+        self.clock.advance(seconds=seconds)
+        self.runs += another
+        self._step(self._begin(isolate=isolate), None)
+        if first.over:
+            return
+        TRIED["event: overtaken"] += 1
+        self.nobody_is_paid_twice()
+        self._step(first, None)
 
     @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 1), steps=st.one_of(st.none(), st.integers(1, 20)), dies=st.booleans())
@@ -524,7 +560,7 @@ class CampaignMachine(RuleBasedStateMachine):
             self.nobody_is_paid_twice()
         else:
             raise AssertionError(f"without a fault there is no end: {self.ledger.totals()}")
-        assert not self.ledger.batches(OPEN)
+        assert not self.ledger.batches(OPEN), "a batch is open that pays nobody"
         self._check_items()
         self._come_later()
 

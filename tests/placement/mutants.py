@@ -1,10 +1,10 @@
-"""``make mutants``: break the algorithm on purpose, one way at a time, and see that the state machine notices.
+"""``make mutants``: break the algorithms on purpose, one way at a time, and see that the state machines notice.
 
     python -m tests.placement.mutants [NAME ...]
 
-A mutant is a copy of the project in which a few lines read otherwise. It is killed when a schedule of the machine
+A mutant is a copy of the project in which a few lines read otherwise. It is killed when a schedule of its machine
 violates an invariant; one that survives tells of something that the machine does not test. Ends with status 1 then.
-The list is in ``mutants.txt``.
+Each machine has a list of its own, ``mutants.txt`` in its folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-LIST = Path(__file__).with_suffix(".txt")
+#: The machine that hunts -> its list.
+LISTS = {name: ROOT / "tests" / name / "mutants.txt" for name in ("placement", "campaign")}
 COPIED = ("airflow_provider_runa", "tests/__init__.py", "tests/placement", "tests/campaign", "tests/support")
 
 
@@ -45,10 +46,12 @@ class Mutant:
     """A wrong algorithm.
 
     :param name: what is wrong with it.
+    :param machine: the machine that must notice.
     :param changes: what makes it so.
     """
 
     name: str
+    machine: str = "placement"
     changes: list[Change] = field(default_factory=list)
 
     def apply(self, root: Path) -> None:
@@ -66,11 +69,15 @@ class Mutant:
 
 
 def read_mutants() -> list[Mutant]:
-    """Return the mutants of the list."""
+    """Return the mutants of all lists."""
+    return [mutant for machine in LISTS for mutant in _read_list(machine)]
+
+
+def _read_list(machine: str) -> list[Mutant]:
     mutants: list[Mutant] = []
-    for line in LIST.read_text().splitlines():
+    for line in LISTS[machine].read_text().splitlines():
         if line.startswith("== "):
-            mutants.append(Mutant(line.removeprefix("== ")))
+            mutants.append(Mutant(line.removeprefix("== "), machine))
         elif line.startswith("@@ "):
             mutants[-1].changes.append(Change(line.removeprefix("@@ "), "", ""))
         elif line and line[0] in " -+":
@@ -114,7 +121,18 @@ def hunt(mutant: Mutant, *, schedules: int, seconds: float, seed: int) -> Verdic
             else:
                 shutil.copy(source, target)
         mutant.apply(Path(folder))
-        options = ("--schedules", schedules, "--seconds", seconds, "--seed", seed, "--processes", 1)
+        options = (
+            "--machine",
+            mutant.machine,
+            "--schedules",
+            schedules,
+            "--seconds",
+            seconds,
+            "--seed",
+            seed,
+            "--processes",
+            1,
+        )
         done = subprocess.run(
             [sys.executable, "-m", "tests.placement.soak", "--no-shrink", *map(str, options)],
             cwd=folder,
@@ -134,13 +152,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Hunt the mutants and print what became of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only mutants whose name contains this")
+    parser.add_argument("--machine", choices=LISTS, help="only mutants of this machine")
     parser.add_argument("--schedules", type=int, default=6000, help="for each mutant at most (default 6000)")
     parser.add_argument("--seconds", type=float, default=240, help="for each mutant at most (default 240)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round (default 1)")
     options = parser.parse_args(argv)
 
     began = time.monotonic()
-    chosen = [m for m in read_mutants() if not options.names or any(name in m.name for name in options.names)]
+    chosen = [
+        mutant
+        for mutant in read_mutants()
+        if options.machine in (None, mutant.machine)
+        and (not options.names or any(name in mutant.name for name in options.names))
+    ]
     survivors = 0
 
     def work(mutant: Mutant) -> Verdict:
