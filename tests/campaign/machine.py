@@ -37,12 +37,13 @@ from airflow_provider_runa.campaign.errors import InvalidCampaignError
 from airflow_provider_runa.campaign.ledger import OPEN, Ledger, create, open_engine
 from airflow_provider_runa.campaign.plan import Limits
 from airflow_provider_runa.placement.place import Policy
-from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine
+from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine, Fault
 from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock
-from tests.placement.machine import DAYS, FAIR, LOG, SECONDS, TRIED, WEATHER, UnderWay, Weather, _Messages
+from tests.placement.machine import DAYS, FAIR, LOG, SECONDS, TRIED, UnderWay, Weather, _Messages
+from tests.placement.machine import WEATHER as ANY_WEATHER
 
 #: Rows of one order, and rows that are read at a time: few, so that a handful of recipients fills several.
-ITEMS, CHUNK = 3, 4
+ITEMS, CHUNK = 3, 6
 RECIPIENTS = 8
 TEMPLATE = "PT-01HQ12PV4B8XMBRTK281JM54KK"
 
@@ -181,9 +182,29 @@ for _name in ("batches", "order", "take", "load_record", *_WRITES):
     setattr(SteppedLedger, _name, _stepped(_name))
 
 #: Where an attempt may stop and wait for another to overtake it: what it does next must do no harm then.
+_TOUCHES = ("take", "order", *_WRITES)
 WAITS = st.sampled_from(
-    [None, "POST under way", "POST answered", "after take", *(f"before {name}" for name in _WRITES)]
+    [None, "POST under way", "POST answered", "before GET", *(f"before {name}" for name in _TOUCHES)]
 )
+
+#: Runa refuses for a while, maybe after an answer was lost or while a request that timed out is under way yet.
+_refused = st.builds(
+    Fault,
+    st.just("status"),
+    status=st.just(422),
+    type=st.just("validation_error"),
+    count=st.sampled_from([1, 2, 4]),
+    skip=st.integers(0, 1),
+)
+_lost = st.builds(Fault, st.sampled_from(["drop_after", "half_answer"]), count=st.sampled_from([1, 2]))
+TREACHEROUS = st.builds(
+    Weather,
+    faults=st.one_of(st.tuples(_lost, _refused).map(list), _refused.map(lambda fault: [fault])),
+    timeouts=st.sampled_from([0, 1, 8]),
+    funded=st.just(True),
+    out_of_reach=st.just(0),
+)
+WEATHER = st.one_of(st.just(FAIR), TREACHEROUS, ANY_WEATHER, ANY_WEATHER)
 
 
 class SteppedClient:
@@ -273,7 +294,7 @@ class CampaignMachine(RuleBasedStateMachine):
         self.database = self._open_database()
         self.ledger = Ledger(self.database, BASE_URL, "spring")
         self.rows = dict.fromkeys(range(count), (10, "good"))
-        self.doubled = False
+        self.doubled: int | None = None
         self.runs = 0
         self.begun = 0
         self.running: list[RunningAttempt] = []
@@ -304,7 +325,9 @@ class CampaignMachine(RuleBasedStateMachine):
         setattr(module, name, value)
 
     def _input(self, attempt: RunningAttempt) -> Iterator[dict[str, Any]]:
-        numbers = [*self.rows, *list(self.rows)[: int(self.doubled)]]
+        numbers = list(self.rows)
+        if self.doubled is not None and numbers:
+            numbers.insert(self.doubled, numbers[0])
         for number in numbers:
             attempt.boundary("a row", here=False)  # a plan holds the database: nobody else takes a turn
             amount, kind = self.rows[number]
@@ -472,9 +495,9 @@ class CampaignMachine(RuleBasedStateMachine):
         else:
             self.rows[number] = (amount, kind)
 
-    @rule(doubled=st.sampled_from([False, False, True]))
-    def double_a_row(self, doubled: bool) -> None:
-        TRIED["event: row doubled"] += doubled
+    @rule(doubled=st.one_of(st.none(), st.integers(1, RECIPIENTS)))
+    def double_a_row(self, doubled: int | None) -> None:
+        TRIED["event: row doubled"] += doubled is not None
         self.doubled = doubled
 
     # -- time -------------------------------------------------------------------------------------------------------
@@ -544,7 +567,7 @@ class CampaignMachine(RuleBasedStateMachine):
         for request in list(self.under_way):
             self._arrive(request, lost=False)
         self.nobody_is_paid_twice()
-        self.doubled = False
+        self.doubled = None
         known = {int(row["recipient_key"].removeprefix("key-")) for row in self.ledger.rows()}
         wanted = known | set(self.rows)
         self.rows = dict.fromkeys(wanted, (15, "good"))

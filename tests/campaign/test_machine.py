@@ -8,7 +8,7 @@ from tests.campaign.machine import CampaignMachine
 
 TestPayingACampaign = CampaignMachine.TestCase
 TestPayingACampaign.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=25,
     deadline=None,
     print_blob=True,

@@ -293,6 +293,18 @@ def test_a_refusal_after_a_lost_answer_does_not_free_the_rows(campaign: Campaign
     assert campaign.paid() == once(1)
 
 
+def test_a_refusal_does_not_free_rows_whose_earlier_request_may_be_under_way(campaign: Campaign) -> None:
+    campaign.plan(rows(1))
+    campaign.fault("drop_before", count=100)
+    campaign.pay()
+    campaign.engine.faults.clear()
+    campaign.fault("status", status=422, type="validation_error", count=2)
+    assert [type(error) for error in campaign.pay().unplaced] == [OrderRejectedError]
+    assert campaign.states() == {"sent": 1}
+    finish(campaign)
+    assert campaign.paid() == once(1)
+
+
 def test_an_unknown_outcome_leaves_the_rows_sent_and_the_next_attempt_finds_out(campaign: Campaign) -> None:
     campaign.plan(rows(1, 2))
     campaign.fault("drop_after", count=100)
