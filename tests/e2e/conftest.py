@@ -7,13 +7,13 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts.airflow_stack import AirflowStack, wait_until
+from scripts.airflow_stack import FINISHED, AirflowStack, wait_until
 from tests.support.proxy import FaultProxy, start_proxy
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
@@ -52,14 +52,6 @@ def shared_proxy(shared_sandbox: RunningSandbox) -> Iterator[FaultProxy]:
         yield proxy
 
 
-@pytest.fixture
-def proxy(shared_proxy: FaultProxy) -> Iterator[FaultProxy]:
-    """The proxy, without rules; after the test nothing is held any more."""
-    shared_proxy.forget()
-    yield shared_proxy
-    shared_proxy.forget()
-
-
 def _connection(url: str, timeout: float) -> str:
     return json.dumps({"conn_type": "runa", "password": API_KEY, "host": url, "extra": {"timeout": timeout}})
 
@@ -96,6 +88,43 @@ class PatientStack(AirflowStack):
         wait_until(answered, 60, f"Airflow's database takes {method} {path}", self.tails)
         return answers[0]
 
+    def backfill(self, dag_id: str, first: str, last: str, behaviour: str) -> list[dict[str, Any]]:
+        """Run a backfill to its end, and return its runs.
+
+        By the command line: an API server that meets a lock while it makes the runs of a backfill goes on with a
+        connection to SQLite that sees the database as it was then, and finds no later run or task any more.
+        """
+        before = {run["dag_run_id"]: run["queued_at"] for run in self.runs(dag_id)}
+        days = ("--from-date", first, "--to-date", last)
+
+        def end_others() -> None:
+            """End what is still called under way: the scheduler notes only twice a minute that all runs are done."""
+            for other in self.api("GET", f"/backfills?dag_id={dag_id}")["backfills"]:
+                if not other["completed_at"]:
+                    with suppress(RuntimeError):  # noted meanwhile
+                        self.api("PUT", f"/backfills/{other['id']}/cancel")
+
+        def begun() -> bool:
+            end_others()
+            try:
+                self.cli("backfill", "create", "--dag-id", dag_id, *days, "--reprocess-behavior", behaviour)
+            except RuntimeError as error:
+                if "database is locked" in str(error):  # and half of it may be there
+                    return False
+                raise
+            return True
+
+        def ended() -> list[dict[str, Any]]:
+            runs = [run for run in self.runs(dag_id) if run["run_type"] == "backfill"]
+            fresh = [run for run in runs if before.get(run["dag_run_id"]) != run["queued_at"]]
+            return runs if len(fresh) == len(runs) and {run["state"] for run in runs} <= FINISHED else []
+
+        def explain() -> str:
+            return "\n".join(self.explain(dag_id, run["dag_run_id"]) for run in self.runs(dag_id))
+
+        wait_until(begun, 120, "the backfill begins", explain)
+        return wait_until(ended, 120, "the backfill ends", explain)
+
 
 @pytest.fixture(scope="session")
 def airflow(
@@ -127,3 +156,13 @@ def airflow(
     with PatientStack(tmp_path_factory.mktemp("airflow"), dags, env) as stack:
         yield stack
         stack.stop_component("triggerer", signal.SIGKILL)  # asked nicely, it takes 10 s
+
+
+@pytest.fixture
+def proxy(shared_proxy: FaultProxy, airflow: AirflowStack) -> Iterator[FaultProxy]:
+    """The proxy, without rules; after the test nothing is held, and no run is left to meet the next test's rules."""
+    shared_proxy.forget()
+    yield shared_proxy
+    shared_proxy.forget()
+    unfinished = "/dags/~/dagRuns?state=queued&state=running"
+    wait_until(lambda: not airflow.api("GET", unfinished)["total_entries"], 60, "the test's runs end", airflow.tails)

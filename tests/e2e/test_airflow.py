@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_runa import __version__
 from scripts.airflow_stack import AirflowStack, wait_until
-from tests.e2e.conftest import API_KEY, PLANTED_ADDRESS, PLANTED_REFERENCE
+from tests.e2e.conftest import API_KEY, PLANTED_ADDRESS, PLANTED_REFERENCE, PatientStack
 from tests.support.sandbox import RunningSandbox
 
 
@@ -45,35 +45,13 @@ def test_the_scheduled_example_pays_when_it_is_due(airflow: AirflowStack, sandbo
 
 
 def test_a_backfill_pays_each_missed_day_once_however_often_it_is_run(
-    airflow: AirflowStack, sandbox: RunningSandbox
+    airflow: PatientStack, sandbox: RunningSandbox
 ) -> None:
     dag_id = "runa_backfill_missed_days"
 
     def backfill(behaviour: str) -> None:
-        days = {"from_date": "2026-10-01T00:00:00Z", "to_date": "2026-10-02T00:00:00Z"}
-        before = {run["dag_run_id"]: run["queued_at"] for run in airflow.runs(dag_id)}
-        order = {"dag_id": dag_id, "reprocess_behavior": behaviour, **days}
-
-        def begun() -> bool:
-            try:
-                airflow.api("POST", "/backfills", order)
-            except RuntimeError as error:
-                # Airflow's SQLite while the scheduler writes, and a backfill whose end it has not noted yet.
-                if "Database is locked" in str(error) or "already a running backfill" in str(error):
-                    return False
-                raise
-            return True
-
-        wait_until(begun, 60, "the backfill begins")
-
-        def both_done() -> bool:
-            runs = [run for run in airflow.runs(dag_id) if "2026-10-0" in run["dag_run_id"]]
-            fresh = [run for run in runs if before.get(run["dag_run_id"]) != run["queued_at"]]
-            return len(fresh) == 2 and {run["state"] for run in runs} <= {"success", "failed"}
-
-        wait_until(both_done, 120, "the backfill ends", lambda: explain(airflow, dag_id))
-        for run in airflow.runs(dag_id):
-            assert run["state"] == "success", airflow.explain(dag_id, run["dag_run_id"])
+        runs = airflow.backfill(dag_id, "2026-10-01", "2026-10-02", behaviour)
+        assert [run["state"] for run in runs] == ["success"] * 2, explain(airflow, dag_id)
 
     airflow.unpause(dag_id)  # which starts today's run as well
     (today,) = wait_until(lambda: airflow.runs(dag_id), 60, "today's run begins")

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow_provider_runa.campaign.ledger import Ledger, open_engine
 from scripts.airflow_stack import AirflowStack, wait_until
+from tests.e2e.conftest import PatientStack
 from tests.support.proxy import FaultProxy
 from tests.support.sandbox import RunningSandbox
 
@@ -49,33 +50,13 @@ def test_a_person_approves_what_is_paid(airflow: AirflowStack, sandbox: RunningS
     assert sandbox.stats()["payouts"] == 3
 
 
-def test_a_backfill_of_a_campaign_pays_each_day_once(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
+def test_a_backfill_of_a_campaign_pays_each_day_once(airflow: PatientStack, sandbox: RunningSandbox) -> None:
     dag_id = "runa_campaign_backfill"
     airflow.unpause(dag_id)  # which starts today's run as well: nobody won
     wait_until(lambda: airflow.runs(dag_id), 60, "today's run begins")
     for behaviour in ("none", "completed"):
-        days = {"from_date": "2026-10-01T00:00:00Z", "to_date": "2026-10-02T00:00:00Z"}
-        order = {"dag_id": dag_id, "reprocess_behavior": behaviour, **days}
-        before = {run["dag_run_id"]: run["queued_at"] for run in airflow.runs(dag_id)}
-
-        def begun(order: dict[str, Any] = order) -> bool:
-            try:
-                airflow.api("POST", "/backfills", order)
-            except RuntimeError as error:
-                # Airflow's SQLite while the scheduler writes, and a backfill whose end it has not noted yet.
-                if "Database is locked" in str(error) or "already a running backfill" in str(error):
-                    return False
-                raise
-            return True
-
-        def ended(before: dict[str, Any] = before) -> bool:
-            runs = [run for run in airflow.runs(dag_id) if "2026-10-0" in run["dag_run_id"]]
-            fresh = [run for run in runs if before.get(run["dag_run_id"]) != run["queued_at"]]
-            return len(fresh) == 2 and {run["state"] for run in runs} <= {"success", "failed"}
-
-        wait_until(begun, 60, "the backfill begins")
-        wait_until(ended, 120, "the backfill ends")
-        assert {run["state"] for run in airflow.runs(dag_id) if "2026-10-0" in run["dag_run_id"]} == {"success"}
+        runs = airflow.backfill(dag_id, "2026-10-01", "2026-10-02", behaviour)
+        assert [run["state"] for run in runs] == ["success"] * 2
         assert sandbox.stats()["payouts"] == 4
     rows = ledger_rows(airflow, sandbox.url, "spring-steps")
     assert Counter(row["state"] for row in rows) == {"paid": 4}
