@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres test test-unit test-e2e soak mutants demo demo-ui bench bench-triggerer docs/errors.md constraints clean
+.PHONY: help venv lint postgres test test-unit test-e2e soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,11 +57,22 @@ demo: $(STAMP) ## run an example DAG on a real Airflow against the sandbox, and 
 demo-ui: $(STAMP) ## the same, and leave Airflow and the sandbox running
 	$(BIN)/python -m scripts.demo --stay
 
-bench: $(STAMP) ## what importing the operator costs, against the HTTP provider's
+bench: bench-import bench-client bench-memory bench-triggerer ## all benchmarks but bench-campaign; with -k past a missed target
+
+bench-import: $(STAMP) ## what importing the operator costs, against the HTTP provider's
 	$(BIN)/python benchmarks/import_time.py
+
+bench-client: $(STAMP) ## what client and ledger cost, against a bare httpx loop
+	$(BIN)/python -m benchmarks.client_overhead
+
+bench-memory: $(STAMP) ## memory of a campaign of 1,000 to 200,000 rows, against loading them all
+	$(BIN)/python -m benchmarks.memory
 
 bench-triggerer: $(STAMP) ## what 1,000 waiting orders cost a triggerer, against the HTTP provider's trigger
 	$(BIN)/python benchmarks/triggerer.py
+
+bench-campaign: $(STAMP) ## a campaign in a real Airflow, against a POST task and a sensor for each reward
+	$(BIN)/python -m benchmarks.campaign
 
 constraints: ## pin what a fresh environment holds: names and versions only
 	rm -rf .build/constraints && $(PYTHON) -m venv .build/constraints

@@ -393,23 +393,16 @@ _UNION_TAGS = {"EMAIL", "PAYOUT_LINK", "RECIPIENT", "SINGLE", "MULTIPLE", "TEMPL
 
 
 def _canonical(model: BaseModel) -> bytes:
-    return json.dumps(
-        _plain(model.model_dump(exclude_none=True)), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    ).encode()
+    values = model.model_dump(exclude_none=True)
+    return json.dumps(values, default=_number, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as the JSON library writes it; an amount as a number.
+def _number(amount: Decimal) -> int | float:
+    """Return an amount as a number, which the JSON library can write.
 
     The shortest text of a float gives back every amount of up to 15 digits exactly, and none here is longer.
     """
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value
+    return int(amount) if amount == amount.to_integral_value() else float(amount)
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from airflow_provider_runa.api.models import NewOrder, NewOrderItem
+from airflow_provider_runa.api.models import NewOrder
 from airflow_provider_runa.campaign.errors import LedgerVersionError
 from airflow_provider_runa.campaign.rows import MAX_RECIPIENT_KEY, Payout
 from airflow_provider_runa.placement.identity import OrderIdentity, normalize_environment
@@ -205,6 +205,9 @@ def open_engine(url: Any) -> Engine:
     @sa.event.listens_for(engine, "connect")
     def _manual(connection: Any, _: Any) -> None:
         connection.isolation_level = None
+        # What is committed is on the disk when the next request is sent; with WAL that takes one write, not several.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -317,7 +320,7 @@ class Ledger:
             texts = [text for (text,) in connection.execute(query)]
         if not texts or None in texts:
             raise FencedError(batch.id)
-        items = [NewOrderItem.build(json.loads(text, parse_float=Decimal)) for text in texts]
+        items = json.loads(f"[{','.join(texts)}]", parse_float=Decimal)
         return NewOrder.build(currency=batch.currency, items=items, description=batch.description)
 
     def take(self, batch_id: str, owner: str, now: datetime) -> int | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from airflow_provider_runa.api.errors import RunaError
 from airflow_provider_runa.api.models import OrderStatus
@@ -104,12 +105,7 @@ async def pay(
                 progress(paying.paid, len(queue))
 
     while queue and paying.halted is None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(work())
-        except ExceptionGroup as several:
-            raise several.exceptions[0] from None  # of the ledger's database, and the same for all
+        await _at_once(work, concurrency)
         # What another run has taken it places, or its lease ends: it may have been killed.
         queue.extend(batch for batch in ledger.batches(OPEN) if batch.id not in paying.left)
         if queue and paying.halted is None:
@@ -118,6 +114,16 @@ async def pay(
             log.info("%d order(s) are taken by another run: looking again in %.0f s.", len(queue), OTHERS_PAUSE)
             await clock.sleep(OTHERS_PAUSE)
     return paying.paid
+
+
+async def _at_once(work: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    """Do the same several times at once; raise the first error, which is the same for all."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(work())
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from None
 
 
 class _Paying:
@@ -220,19 +226,25 @@ async def settle(
     if not placed:
         return []
     found = await statuses(list(placed))
+    queue = deque(found.items())
     unread: list[str] = []
-    for order_id, status in found.items():
-        batch = placed[order_id]
-        try:
-            if status == OrderStatus.FAILED:
-                ledger.settle_failed(batch, OrderFailedError(order_id=order_id).happened)
-            elif status == OrderStatus.COMPLETED:
-                await _settle_completed(ledger, batch, client, clock, keep_links=keep_links)
-        except FencedError:
-            continue  # another run has noted it already
-        except RunaError as error:
-            log.warning("Order %s is %s and could not be read in full: %s", order_id, status, error)
-            unread.append(order_id)
+
+    async def work() -> None:
+        while queue:
+            order_id, status = queue.popleft()
+            batch = placed[order_id]
+            try:
+                if status == OrderStatus.FAILED:
+                    ledger.settle_failed(batch, OrderFailedError(order_id=order_id).happened)
+                elif status == OrderStatus.COMPLETED:
+                    await _settle_completed(ledger, batch, client, clock, keep_links=keep_links)
+            except FencedError:
+                continue  # another run has noted it already
+            except RunaError as error:
+                log.warning("Order %s is %s and could not be read in full: %s", order_id, status, error)
+                unread.append(order_id)
+
+    await _at_once(work, CONCURRENCY)
     settled = (OrderStatus.COMPLETED, OrderStatus.FAILED)
     return [order_id for order_id in placed if order_id in unread or found.get(order_id) not in settled]
 

@@ -309,7 +309,8 @@ class _Placing:
             refused = OrderHeldBackError if isinstance(error, HEALABLE) else OrderRejectedError
             raise refused(answer=error, earlier=self._earlier_requests(), accounted=self.all_accounted) from None
         await self._note(replace(record, order_id=order.id))
-        order = await self._see(order)
+        if not self._is_fresh(generation):
+            order = await self._see(order)
         if order.status == OrderStatus.FAILED:
             placed_before = order.created_at is not None and order.created_at < self.started - CLOCK_SLACK
             if not (may_be_repeated or placed_before):
@@ -317,6 +318,10 @@ class _Placing:
             log.warning("Order %s ended FAILED and paid nobody: placing it again as a new order.", order.id)
             return generation + 1
         return Placement(order, generation, self.identity.reference(generation), adopted=False)
+
+    def _is_fresh(self, generation: int) -> bool:
+        """Whether an order that was accepted now was placed by the one request there was, so that it is as it says."""
+        return self.attempt.exclusive and self.all_accounted and generation == 0
 
     def _may_be_repeated(self, generation: int) -> bool:
         """Whether an earlier attempt can have sent a generation, so that an answer may be the one it got.
