@@ -1,15 +1,20 @@
-"""Airflow has a home of its own in the tests, set before anything imports it; and a sandbox over real sockets."""
+"""Airflow has a home of its own in the tests, set before anything imports it; a sandbox and PostgreSQL."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 
 import pytest
+import sqlalchemy as sa
 
+from tests.support.postgres import MISSING, find_programs, start_postgres
 from tests.support.sandbox import RunningSandbox, start_sandbox
+
+_numbers = itertools.count()
 
 _HOME = tempfile.mkdtemp(prefix="airflow-home-")
 os.environ |= {
@@ -35,3 +40,24 @@ def runa(package_sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> Ru
     package_sandbox.reset()
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", package_sandbox.connection)
     return package_sandbox
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip(MISSING)
+    with start_postgres(programs) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """URL of an empty database on it."""
+    name = f"ledger{next(_numbers)}"
+    server = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    server.dispose()
+    return postgres_server.rpartition("/")[0] + f"/{name}"

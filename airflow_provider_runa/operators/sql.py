@@ -78,7 +78,9 @@ class SqlToRunaOperator(RunaPayoutOperator):
             while chunk := cursor.fetchmany(FETCHED):
                 pick = pick or self._picker([column[0] for column in cursor.description])
                 for values in chunk:
-                    yield {field: values[index] for field, index in pick.items()}
+                    # A connection may ask for rows as dictionaries (extra ``cursor`` of PostgreSQL's).
+                    cells = list(values.values()) if isinstance(values, Mapping) else values
+                    yield {field: cells[index] for field, index in pick.items()}
 
     def _picker(self, names: Sequence[str]) -> dict[str, int]:
         """Return field -> index of its column."""
@@ -86,6 +88,10 @@ class SqlToRunaOperator(RunaPayoutOperator):
         columns = self.columns or {name: name for name in names}
         if missing := sorted(column for column in columns.values() if column not in index):
             raise InvalidOrderError(f"columns: the query has no {', '.join(missing)}; it has {', '.join(names)}")
+        if twice := sorted({column for column in columns.values() if names.count(column) > 1}):
+            raise InvalidOrderError(
+                f"columns: the query has more than one {', '.join(twice)}; name one of them otherwise"
+            )
         return {field: index[column] for field, column in columns.items()}
 
 

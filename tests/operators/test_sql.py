@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException
+from sqlalchemy.engine import make_url
 
 from airflow_provider_runa.operators import sql
 from airflow_provider_runa.operators.sql import SqlToRunaOperator
@@ -85,6 +87,12 @@ def test_rows_are_fetched_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     ("values", "told"),
     [
         ({"columns": COLUMNS | {"email_address": "mail"}}, "columns: the query has no mail; it has customer, reward"),
+        (
+            {"columns": {"face_value": "reward"}, "sql": "SELECT 5 AS reward, reward FROM winners"},
+            "more than one reward",
+        ),
+        ({"sql": QUERY.replace("customer, ", "NULL AS customer, ")}, "recipient_key: is missing"),
+        ({"sql": QUERY.replace("reward, ", "NULL AS reward, ")}, r"rows\[0\]: face_value"),
         ({"columns": None}, "has no use for the field"),
         ({"sql": QUERY.replace("email,", "NULL AS email,")}, r"rows\[0\]: distribution_method"),
     ],
@@ -100,3 +108,71 @@ def test_a_query_that_does_not_fit_is_one_line(runa: RunningSandbox, values: dic
 def test_a_connection_that_is_no_database_is_refused(runa: RunningSandbox) -> None:
     with pytest.raises(AirflowFailException, match="'runa_default' is not to a database"):
         operator(runa, source_conn_id="runa_default").execute(task_context())
+
+
+def test_the_query_may_be_a_template_in_a_file(runa: RunningSandbox, tmp_path: Path) -> None:
+    (tmp_path / "winners.sql").write_text("SELECT * FROM winners WHERE day = '{{ day }}' AND customer < 2")
+    with DAG("winners", schedule=None, template_searchpath=str(tmp_path)):
+        task = operator(runa, sql="winners.sql", campaign="spring/{{ day }}")
+    task.resolve_template_files()
+    task.render_template_fields({"day": "2026-10-01"})  # type: ignore[typeddict-unknown-key]
+    summary = task.execute(task_context())
+    assert (summary["campaign"], summary["rows"]) == ("spring/2026-10-01", {"paid": 2})
+
+
+def test_a_query_without_rows_pays_nobody(runa: RunningSandbox) -> None:
+    assert operator(runa, sql=QUERY.replace(" ORDER", " WHERE 1 = 0 ORDER")).execute(task_context())["rows"] == {}
+    assert "POST /order" not in runa.stats()["requests"]
+
+
+def test_paying_what_was_planned_asks_no_source(runa: RunningSandbox) -> None:
+    operator(runa, mode="plan").execute(task_context())
+    pay = operator(runa, mode="pay", source_conn_id="gone", task_id="b")
+    assert pay.execute(task_context(task_id="b"))["rows"] == {"paid": 250}
+
+
+@pytest.fixture
+def warehouse(postgres: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The connection ``source``, to a PostgreSQL server."""
+    url = make_url(postgres)
+    connection = {"conn_type": "postgres", "host": url.host, "port": url.port, "login": url.username}
+    connection["schema"] = url.database
+    monkeypatch.setenv("AIRFLOW_CONN_SOURCE", json.dumps(connection))
+    return connection
+
+
+WINNERS = """
+    SELECT ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid AS recipient_key,
+           10.50::numeric(14, 2) AS face_value, 'customer-' || n || '@example.com' AS email_address
+    FROM generate_series(1, %(winners)s) AS n
+"""
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize("rows_as", [None, "dictcursor"])
+def test_it_pays_from_postgresql(
+    runa: RunningSandbox,
+    warehouse: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    driver: str,
+    rows_as: str | None,
+) -> None:
+    monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", driver == "psycopg")
+    if rows_as is not None:
+        monkeypatch.setenv("AIRFLOW_CONN_SOURCE", json.dumps(warehouse | {"extra": {"cursor": rows_as}}))
+    task = operator(runa, sql=WINNERS, parameters={"winners": 1001}, columns=None)
+    summary = task.execute(task_context())
+    assert summary["rows"] == {"paid": 1001}
+    assert summary["amounts"] == {"paid": "10510.50"}
+    assert set(runa.stats()["orders_by_recipient"].values()) == {1}
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_rows_stream_from_postgresql(warehouse: dict[str, Any], monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
+    monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", driver == "psycopg")
+    # The server stumbles over row 5000: whoever gets the rows before it was not given the whole result at once.
+    query = "SELECT n AS recipient_key, 1 / (5000 - n) AS face_value FROM generate_series(1, 10000) AS n"
+    rows = operator(sql=query, columns=None).iter_rows(task_context())  # type: ignore[arg-type]
+    assert [row["recipient_key"] for row in itertools.islice(rows, 4000)] == list(range(1, 4001))
+    with pytest.raises(Exception, match="division by zero"):
+        list(rows)
