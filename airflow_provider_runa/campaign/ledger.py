@@ -15,7 +15,7 @@ failed       its order ended FAILED and paid nobody; the next plan takes the row
 rejected     Runa refused its order and paid nobody; the next plan takes the row up again
 ===========  =========================================================================================================
 
-SQLAlchemy Core, 1.4 and 2. SQLite, PostgreSQL and MySQL.
+SQLAlchemy Core, 1.4 and 2. SQLite and PostgreSQL; not MySQL, whose usual collations take "Ada" and "ada" for one key.
 """
 
 from __future__ import annotations

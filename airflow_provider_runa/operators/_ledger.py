@@ -12,7 +12,7 @@ from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.campaign.ledger import create, open_engine
 
 # Airflow's connection type -> SQLAlchemy's dialect, with its usual driver.
-_DIALECTS = {"sqlite": "sqlite", "postgres": "postgresql", "postgresql": "postgresql", "mysql": "mysql"}
+_DIALECTS = {"sqlite": "sqlite", "postgres": "postgresql", "postgresql": "postgresql"}
 
 # Extras of a connection that are parameters of PostgreSQL's driver.
 _PASSED_ON = ("sslmode", "sslrootcert", "sslcert", "sslkey", "options", "connect_timeout")
@@ -22,7 +22,7 @@ _PASSED_ON = ("sslmode", "sslrootcert", "sslcert", "sslkey", "options", "connect
 def ledger_engine(ledger_conn_id: str) -> Iterator[Engine]:
     """Open the database of a ledger, with its tables; closed at the end of the block.
 
-    :param ledger_conn_id: id of an Airflow connection of type ``sqlite``, ``postgres`` or ``mysql``.
+    :param ledger_conn_id: id of an Airflow connection of type ``sqlite`` or ``postgres``.
     :raises InvalidOrderError: if the connection is of another type.
     :raises LedgerVersionError: if the ledger belongs to another release.
     """

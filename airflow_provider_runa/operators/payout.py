@@ -24,8 +24,9 @@ from airflow_provider_runa.campaign.errors import (
     CampaignRejectedError,
     CampaignStillProcessingError,
     CampaignUnfinishedError,
+    InvalidCampaignError,
 )
-from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PLACED, PLANNED, REJECTED, Ledger
+from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PLACED, PLANNED, REJECTED, Ledger, campaigns
 from airflow_provider_runa.campaign.pay import Paid, pay, settle
 from airflow_provider_runa.campaign.plan import Limits, plan
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
@@ -66,14 +67,16 @@ class RunaPayoutOperator(BaseOperator):
     :param rows: a list, an XCom, or a template that renders to a list or to JSON; see :func:`~.campaign.rows.read_row`.
         For anything else, override :meth:`iter_rows`. (templated)
     :param currency: currency of the account balance that pays, three capital letters. (templated)
-    :param ledger_conn_id: id of the Airflow connection to the ledger's database: SQLite, PostgreSQL or MySQL. The
-        tables are created on first use. (templated)
+    :param ledger_conn_id: id of the Airflow connection to the ledger's database: PostgreSQL, or SQLite
+        for development. The tables are created on first use. (templated)
     :param defaults: fields for rows that lack them, such as ``{"template_id": "PT-…"}``. (templated)
     :param mode: ``"plan_and_pay"``; ``"plan"`` stops after the plan and returns its summary; ``"pay"`` pays what was
         planned, and reads no rows. (templated)
     :param max_total: what is to be paid may not sum up to more, earlier plans of the campaign included. (templated)
     :param max_per_recipient: no row may be above this. (templated)
     :param max_recipients: not more rows may be to be paid, earlier plans of the campaign included. (templated)
+    :param check_balance: see before the first order that the balance covers the face values of what is to be paid.
+        Switch it off if your account pays less than face value, and the balance is meant to cover just that.
     :param on_partial_failure: whether rows that were not paid ``"fail"`` the task or only ``"warn"``.
     :param isolate_rejections: split an order that Runa refuses until the rows are found that it refuses; the others
         are paid.
@@ -116,6 +119,7 @@ class RunaPayoutOperator(BaseOperator):
         max_total: Decimal | float | str | None = None,
         max_per_recipient: Decimal | float | str | None = None,
         max_recipients: int | str | None = None,
+        check_balance: bool = True,
         on_partial_failure: str = "fail",
         isolate_rejections: bool = False,
         store_links: bool = False,
@@ -137,6 +141,7 @@ class RunaPayoutOperator(BaseOperator):
         self.max_total = max_total
         self.max_per_recipient = max_per_recipient
         self.max_recipients = max_recipients
+        self.check_balance = check_balance
         self.on_partial_failure = on_partial_failure
         self.isolate_rejections = isolate_rejections
         self.store_links = store_links
@@ -160,7 +165,8 @@ class RunaPayoutOperator(BaseOperator):
                     self._plan(ledger, context)
                 if self.mode == "plan":
                     return self._summary(ledger)
-                self._check_balance(ledger)
+                if self.check_balance:
+                    self._check_balance(ledger)
                 deadline = self.clock.now() + timedelta(seconds=self.timeout)
                 processing = asyncio.run(self._pay(ledger, _run_of(context), deadline))
                 if processing and self.deferrable:
@@ -224,8 +230,14 @@ class RunaPayoutOperator(BaseOperator):
             raise InvalidOrderError("campaign: is missing")
         if len(campaign) > MAX_DESCRIPTION:
             raise InvalidOrderError(f"campaign: must have at most {MAX_DESCRIPTION} characters, has {len(campaign)}")
+        environment = RunaHook(self.runa_conn_id).get_settings().base_url
         with ledger_engine(self.ledger_conn_id) as engine:
-            yield Ledger(engine, RunaHook(self.runa_conn_id).get_settings().base_url, campaign)
+            if self.mode == "pay" and campaign not in campaigns(engine, environment):
+                raise InvalidCampaignError(
+                    f"campaign: the ledger has no campaign {campaign!r} in {environment}. Nothing was sent. Mend the "
+                    'name, or plan it first (mode="plan")'
+                )
+            yield Ledger(engine, environment, campaign)
 
     def _plan(self, ledger: Ledger, context: Context) -> None:
         limits = Limits(

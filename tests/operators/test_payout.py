@@ -104,6 +104,13 @@ def test_a_plan_stops_before_anything_is_sent_and_is_paid_later(runa: RunningSan
     assert paid["rows"] == {"paid": 3}
 
 
+def test_paying_a_campaign_that_nobody_planned_is_an_error(runa: RunningSandbox, ledger_file: Path) -> None:
+    operator(runa, [], mode="plan").execute(task_context())
+    assert operator(runa, mode="pay").execute(task_context())["rows"] == {}, "a plan of nobody is a plan"
+    with pytest.raises(AirflowFailException, match=r"the ledger has no campaign 'sprnig' in http.*Nothing was sent"):
+        operator(runa, mode="pay", campaign="sprnig").execute(task_context())
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -116,11 +123,13 @@ def test_a_plan_stops_before_anything_is_sent_and_is_paid_later(runa: RunningSan
         ({"rows": {"a": 1}}, "rows: must be a list, not dict"),
         ({"campaign": " "}, "campaign: is missing"),
         ({"mode": "pray"}, "mode: must be one of"),
+        ({"ledger_conn_id": "elsewhere"}, "is of type 'mysql'; a ledger lives in one of postgresql, sqlite"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_sent(
-    runa: RunningSandbox, ledger_file: Path, values: dict[str, Any], told: str
+    runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], told: str
 ) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", "mysql://localhost/ledger")
     task = operator(runa, **({"rows": [row(n) for n in range(3)]} | values))
     with pytest.raises(AirflowFailException, match=told) as caught:
         task.execute(task_context())
@@ -137,6 +146,13 @@ def test_a_balance_that_is_too_low_is_seen_before_the_first_order(runa: RunningS
     assert "POST /order" not in runa.stats()["requests"]
     runa.balance("USD", "30")
     assert operator(runa, []).execute(task_context(try_number=2))["rows"] == {"paid": 3}
+
+
+def test_the_balance_is_left_to_runa_when_that_is_asked_for(runa: RunningSandbox, ledger_file: Path) -> None:
+    runa.balance("USD", "29.99")
+    with pytest.raises(CampaignUnfinishedError, match="insufficient_funds"):
+        operator(runa, [row(n) for n in range(3)], check_balance=False).execute(task_context())
+    assert "POST /order" in runa.stats()["requests"]
 
 
 def test_an_order_that_fails_fails_its_rows_and_the_retry_pays_them(runa: RunningSandbox, ledger_file: Path) -> None:
