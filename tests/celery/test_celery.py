@@ -1,8 +1,8 @@
 """200 orders on Celery's workers while processes are killed under them: one order each, and every task green.
 
 Everything that is done happens at a condition, not at a time: a worker is killed when an order is stored whose answer
-has not reached its task, the triggerer when enough tasks wait in it, the scheduler half-way. Redis redelivers after 30 s
-instead of Airflow's 24 h, and once while the first delivery is still at work. Run it with ``make test-celery``.
+has not reached its task, the triggerer when enough tasks wait in it, the scheduler half-way. Redis redelivers after
+30 s instead of 24 h, and once while the first delivery is still at work. Run it with ``make test-celery``.
 """
 
 from __future__ import annotations
