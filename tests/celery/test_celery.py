@@ -35,7 +35,7 @@ PROCESSING = 20
 #: Until Redis gives a message to somebody else that nobody has acknowledged, in seconds.
 VISIBILITY = 30
 #: The whole run may take this long, in seconds.
-LONGEST_RUN = 600
+LONGEST_RUN = 900
 #: The task whose worker is killed when its order is stored, and the one that is slow to send it.
 STORED, SLOW = 45, 110
 
