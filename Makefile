@@ -3,9 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CELERY_STAMP := $(VENV)/.installed-celery
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres test test-unit test-e2e soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md constraints clean
+.PHONY: help venv lint postgres redis test test-unit test-e2e test-celery soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,14 +33,30 @@ postgres: ## a PostgreSQL server for the tests: Debian's package, if there is no
 	  echo "There is no PostgreSQL server, and only root can install one: the tests that need it are skipped."; \
 	fi
 
-test: $(STAMP) ## all tests
-	$(BIN)/python -m pytest
+redis: ## a Redis server for test-celery: Debian's package, if there is none and we are root
+	@if command -v redis-server >/dev/null; then \
+	  echo "There is a Redis server."; \
+	elif [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server; \
+	else \
+	  echo "There is no Redis server, and only root can install one: test-celery is skipped."; \
+	fi
+
+$(CELERY_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group celery
+	touch $@
+
+test: $(STAMP) ## all tests but test-celery
+	$(BIN)/python -m pytest -m 'not celery'
 
 test-unit: $(STAMP) ## all but the tests on a real Airflow
-	$(BIN)/python -m pytest -m 'not e2e' -n 2
+	$(BIN)/python -m pytest -m 'not e2e and not celery' -n 2
 
 test-e2e: $(STAMP) ## the tests on a real Airflow
 	$(BIN)/python -m pytest -m e2e
+
+test-celery: $(CELERY_STAMP) ## 200 orders on Celery while its processes are killed (about 6 minutes; see docs/celery.md)
+	$(BIN)/python -m pytest -m celery
 
 soak: $(STAMP) ## many schedules of hostile events against placing and campaigns (bounded: 40 minutes)
 	$(BIN)/python -m tests.placement.soak --schedules 20000 --seconds 1200
@@ -77,7 +94,7 @@ bench-campaign: $(STAMP) ## a campaign in a real Airflow, against a POST task an
 constraints: ## pin what a fresh environment holds: names and versions only
 	rm -rf .build/constraints && $(PYTHON) -m venv .build/constraints
 	.build/constraints/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.build/constraints/bin/python -m pip install --quiet --group dev --editable '.[sandbox]'
+	.build/constraints/bin/python -m pip install --quiet --group dev --group celery --editable '.[sandbox]'
 	(echo '# Versions this project was tested with (Python 3.11). Made by `make constraints`.'; \
 	 .build/constraints/bin/python -m pip list --format freeze --exclude-editable \
 	 --exclude pip --exclude setuptools --exclude wheel) > constraints.txt

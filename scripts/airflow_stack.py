@@ -121,12 +121,16 @@ class AirflowStack:
             self.start_component(component)
         wait_until(self._is_healthy, 120, "Airflow's components are healthy", self.tails)
 
-    def start_component(self, component: str) -> None:
-        """Start one component."""
+    def start_component(self, component: str, *command: str) -> None:
+        """Start one component.
+
+        :param component: its name, in :attr:`processes` and of its log.
+        :param command: what comes after ``airflow``. Default: the name.
+        """
         log = (self.home / f"{component}.log").open("ab")
         with log:
             self.processes[component] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", component],
+                [sys.executable, "-m", "airflow", *(command or (component,))],
                 env=self.env,
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
