@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres test test-unit test-e2e soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md constraints clean
+.PHONY: help venv lint postgres test test-unit test-e2e soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign matrix matrix-oldest docs/errors.md docs/compatibility.md constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,15 @@ test-unit: $(STAMP) ## all but the tests on a real Airflow
 
 test-e2e: $(STAMP) ## the tests on a real Airflow
 	$(BIN)/python -m pytest -m e2e
+
+matrix: $(STAMP) ## the wheel on every supported Airflow and Python (5 minutes a cell)
+	$(BIN)/nox --session matrix
+
+matrix-oldest: $(STAMP) ## the wheel on the oldest of both
+	$(BIN)/nox --session matrix --tags oldest
+
+docs/compatibility.md: $(STAMP) ## the table of supported releases, from the last `make matrix`
+	$(BIN)/python -m scripts.matrix_table > $@
 
 soak: $(STAMP) ## many schedules of hostile events against placing and campaigns (bounded: 40 minutes)
 	$(BIN)/python -m tests.placement.soak --schedules 20000 --seconds 1200

@@ -8,7 +8,6 @@ from tests.support.sandbox import RunningSandbox
 
 
 def test_a_deferred_order_is_placed_once(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
-    sandbox.delay(12)
     dag_id = "e2e_every_release"
     run_id = airflow.trigger(dag_id)
     assert airflow.wait_for_run(dag_id, run_id, timeout=180) == "success", airflow.explain(dag_id, run_id)
