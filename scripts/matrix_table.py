@@ -20,7 +20,8 @@ end* starts that Airflow (scheduler, triggerer, API or web server, DAG processor
 exactly once against the sandbox, and looks at the connection form that the UI is given.
 
 What is skipped: the task state store is Airflow 3.3's, `airflow.sdk` is Airflow 3's, psycopg 3 needs SQLAlchemy 2, and a
-few tests read Runa's API contract, which is not distributed. The example DAGs are written for Airflow 3.
+few tests read Runa's API contract, which is not distributed. The example DAGs are written for Airflow 3.1
+and later.
 
 | Airflow | Python | SQLAlchemy | common.compat | unit tests | end to end | result |
 |---|---|---|---|---|---|---|

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException
+from airflow.providers.postgres.hooks import postgres as postgres_hooks
 from sqlalchemy.engine import make_url
 
 from airflow_provider_runa.operators import sql
