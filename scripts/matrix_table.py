@@ -1,6 +1,6 @@
 """``make docs/compatibility.md``: the page of supported releases, from what the cells of ``make matrix`` wrote.
 
-    python -m scripts.matrix_table > docs/compatibility.md
+python -m scripts.matrix_table > docs/compatibility.md
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ HEAD = """\
 # Compatibility
 
 Made by `make docs/compatibility.md` from what `make matrix` found; no cell is written by hand. Each row is a fresh
-environment with the provider's wheel and that Airflow. *Unit tests* are all tests that need no running Airflow; *end to
-end* starts that Airflow (scheduler, triggerer, API or web server, DAG processor where there is one), pays a deferred order
-exactly once against the sandbox, and looks at the connection form that the UI is given.
+environment with the provider's wheel and that Airflow. *Unit tests* are all tests that need no running Airflow.
+*End to end* starts that Airflow (scheduler, triggerer, API or web server, DAG processor where there is one), pays a
+deferred order exactly once against the sandbox, and looks at the connection form that the UI is given.
 
-What is skipped: the task state store is Airflow 3.3's, `airflow.sdk` is Airflow 3's, psycopg 3 needs SQLAlchemy 2, and a
-few tests read Runa's API contract, which is not distributed. The example DAGs are written for Airflow 3.1
+What is skipped: the task state store is Airflow 3.3's, `airflow.sdk` is Airflow 3's, psycopg 3 needs SQLAlchemy 2, and
+a few tests read Runa's API contract, which is not distributed. The example DAGs are written for Airflow 3.1
 and later.
 
 | Airflow | Python | SQLAlchemy | common.compat | unit tests | end to end | result |
