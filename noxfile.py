@@ -34,7 +34,7 @@ MATRIX = {
     "3.3.2": ("3.11", "3.12", "3.13"),
 }
 # Airflow does not bound its dependencies above: what came out after it may not fit any more.
-AS_OF = {"2.11.2": "2026-03-15"}
+AS_OF = {"2.11.2": "2026-03-15", "3.0.6": "2026-03-15"}
 
 CELLS = [
     nox.param(python, airflow, id=f"{airflow}-py{python}", tags=["oldest"] if number == 0 else [])
