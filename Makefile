@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CELERY_STAMP := $(VENV)/.installed-celery
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres redis test test-unit test-e2e test-celery soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md constraints clean
+.PHONY: help venv lint postgres redis test test-unit test-e2e test-celery soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md matrix matrix-oldest docs/compatibility.md constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,15 @@ test-e2e: $(STAMP) ## the tests on a real Airflow
 
 test-celery: $(CELERY_STAMP) ## 200 orders on Celery while its processes are killed (about 6 minutes; see docs/celery.md)
 	$(BIN)/python -m pytest -m celery
+
+matrix: $(STAMP) ## the wheel on every supported Airflow and Python (5 minutes a cell)
+	$(BIN)/nox --session matrix
+
+matrix-oldest: $(STAMP) ## the wheel on the oldest of both
+	$(BIN)/nox --session matrix --tags oldest
+
+docs/compatibility.md: $(STAMP) ## the table of supported releases, from the last `make matrix`
+	$(BIN)/python -m scripts.matrix_table > $@
 
 soak: $(STAMP) ## many schedules of hostile events against placing and campaigns (bounded: 40 minutes)
 	$(BIN)/python -m tests.placement.soak --schedules 20000 --seconds 1200

@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.campaign is None and options.since is None:
         parser.error("--campaign or --since is needed")
     try:
-        with _ledger(options.ledger) as engine:
+        # Airflow before 3.1 logs to the standard output, where only the answer belongs.
+        with contextlib.redirect_stdout(sys.stderr), _ledger(options.ledger) as engine:
             period = {"since": options.since, "until": options.until}
             result = compare(engine, _runa(options.runa), campaign=options.campaign, **period)
     except Exception as error:  # whatever it is: status 1 would say that something differs

@@ -23,6 +23,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_first_dag_is_one() -> None:
+    pytest.importorskip("airflow.sdk", reason="the README's DAG is written for Airflow 3")
     names: dict[str, Any] = {}
     exec(blocks("python")[1], names)
     order = names["order"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
+from airflow_provider_runa._compat import mask_secret
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus, check_execution_mode
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
@@ -26,11 +27,6 @@ from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
 from airflow_provider_runa.placement.ports import run_blocking
 from airflow_provider_runa.triggers.runa import UNREADABLE, RunaOrderTrigger, read_event
-
-try:  # common.compat has not had this name for long
-    from airflow.sdk.log import mask_secret
-except ImportError:  # Airflow 2
-    from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from scripts.airflow_stack import FINISHED, AirflowStack, wait_until
+from scripts.airflow_stack import FINISHED, AirflowStack, installed_release, wait_until
 from tests.support.proxy import FaultProxy, start_proxy
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
@@ -131,7 +131,8 @@ def airflow(
     shared_sandbox: RunningSandbox, shared_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AirflowStack]:
     dags = tmp_path_factory.mktemp("dags")
-    for source in [*(ROOT / "example_dags").glob("*.py"), *(HERE / "dags").glob("*.py")]:
+    examples = (ROOT / "example_dags").glob("*.py") if installed_release().runs_examples else ()
+    for source in [*examples, *(HERE / "dags").glob("*.py")]:
         shutil.copy(source, dags)
     secrets = tmp_path_factory.mktemp("secrets") / "recipients.json"
     secrets.write_text(f'{{"address": "{PLANTED_ADDRESS}", "reference": "{PLANTED_REFERENCE}"}}')

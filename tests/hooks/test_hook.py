@@ -13,12 +13,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-from airflow.sdk._shared.secrets_masker import redact
 
 from airflow_provider_runa.api.errors import RunaNotFoundError
 from airflow_provider_runa.api.models import EstimateRequest, NewOrder
 from airflow_provider_runa.get_provider_info import get_provider_info
 from airflow_provider_runa.hooks.runa import RunaHook
+from tests.support.airflow import redact
 from tests.support.sandbox import API_KEY, RunningSandbox
 
 ITEM = {

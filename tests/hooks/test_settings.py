@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import Connection
+from airflow.providers.common.compat.sdk import BaseHook, Connection
 
 from airflow_provider_runa.hooks.runa import PLAYGROUND, PRODUCTION, RunaConnectionSettingsError, RunaSettings
 
@@ -59,8 +59,9 @@ def test_a_host_is_taken_in_any_spelling_and_has_one(host: str, base_url: str) -
     assert settings(host=host).base_url == base_url
 
 
-def test_a_connection_uri_is_read_as_its_json_is() -> None:
-    from_uri = Connection.from_uri("runa://:XXpublic.secret@127.0.0.1:8765/http", conn_id="money")
+def test_a_connection_uri_is_read_as_its_json_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MONEY", "runa://:XXpublic.secret@127.0.0.1:8765/http")
+    from_uri = BaseHook.get_connection("money")
     assert RunaSettings.from_connection(from_uri).base_url == "http://127.0.0.1:8765/v2"
 
 

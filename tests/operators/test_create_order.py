@@ -11,7 +11,6 @@ from typing import Any
 import jinja2
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskDeferred
-from airflow.sdk._shared.secrets_masker import redact, reset_secrets_masker
 
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from airflow_provider_runa.placement.errors import (
@@ -21,7 +20,7 @@ from airflow_provider_runa.placement.errors import (
     StillProcessingError,
 )
 from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
-from tests.support.airflow import SharedClock, TaskStates, task_context
+from tests.support.airflow import SharedClock, TaskStates, redact, reset_secrets_masker, task_context
 from tests.support.sandbox import RunningSandbox
 
 ADDRESS = "ada.lovelace-7311@example.com"
@@ -104,9 +103,9 @@ def test_mapped_tasks_place_an_order_each(runa: RunningSandbox) -> None:
 
 
 def test_the_record_never_expires_and_tells_no_recipient(runa: RunningSandbox) -> None:
+    states = TaskStates()
     from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-    states = TaskStates()
     order_id = operator(runa).execute(task_context(states=states))
     assert states.retentions == {NEVER_EXPIRE}
     (record,) = states.values.values()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException
+from airflow.providers.postgres.hooks import postgres as postgres_hooks
 from sqlalchemy.engine import make_url
 
 from airflow_provider_runa.operators import sql
@@ -148,6 +149,11 @@ WINNERS = """
 """
 
 
+def usable_driver(driver: str) -> None:
+    if driver == "psycopg" and not postgres_hooks.USE_PSYCOPG3:
+        pytest.skip("Airflow before 3.1 comes with SQLAlchemy 1.4, which has no psycopg 3")
+
+
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 @pytest.mark.parametrize("rows_as", [None, "dictcursor"])
 def test_it_pays_from_postgresql(
@@ -157,6 +163,7 @@ def test_it_pays_from_postgresql(
     driver: str,
     rows_as: str | None,
 ) -> None:
+    usable_driver(driver)
     monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", driver == "psycopg")
     if rows_as is not None:
         monkeypatch.setenv("AIRFLOW_CONN_SOURCE", json.dumps(warehouse | {"extra": {"cursor": rows_as}}))
@@ -169,6 +176,7 @@ def test_it_pays_from_postgresql(
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_rows_stream_from_postgresql(warehouse: dict[str, Any], monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
+    usable_driver(driver)
     monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", driver == "psycopg")
     # The server stumbles over row 5000: whoever gets the rows before it was not given the whole result at once.
     query = "SELECT n AS recipient_key, 1 / (5000 - n) AS face_value FROM generate_series(1, 10000) AS n"

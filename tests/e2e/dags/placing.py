@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
-from airflow.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG
 from planted import ITEMS, MACROS
 
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator

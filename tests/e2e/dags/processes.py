@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pendulum
-from airflow.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG
 from planted import ITEMS, MACROS
 
 from airflow_provider_runa.operators import _ports, runa

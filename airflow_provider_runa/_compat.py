@@ -1,0 +1,10 @@
+"""Names that moved between the releases of Airflow, where common.compat does not have them in 1.14."""
+
+from __future__ import annotations
+
+try:
+    from airflow.sdk.log import mask_secret
+except ImportError:  # Airflow 2
+    from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
+
+__all__ = ["mask_secret"]

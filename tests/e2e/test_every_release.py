@@ -1,0 +1,27 @@
+"""What has to hold on every supported release of Airflow; ``make matrix`` runs it on each."""
+
+from __future__ import annotations
+
+from airflow_provider_runa.get_provider_info import get_provider_info
+from scripts.airflow_stack import AirflowStack
+from tests.support.sandbox import RunningSandbox
+
+
+def test_a_deferred_order_is_placed_once(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
+    dag_id = "e2e_every_release"
+    run_id = airflow.trigger(dag_id)
+    assert airflow.wait_for_run(dag_id, run_id, timeout=180) == "success", airflow.explain(dag_id, run_id)
+    assert sandbox.stats()["orders"] == {"COMPLETED": 1}
+    assert sandbox.stats()["requests"]["POST /order"] == 1
+    logs = "".join(path.read_text(errors="replace") for path in airflow.log_files() if run_id in str(path))
+    assert "DEFERRED" in logs or "deferr" in logs.lower(), "the order did not wait in the triggerer"
+
+
+def test_the_connection_form_is_there(airflow: AirflowStack) -> None:
+    form = airflow.connection_form()
+    (connection_type,) = get_provider_info()["connection-types"]
+    fields = connection_type["conn-fields"]
+    behaviour = connection_type["ui-field-behaviour"]
+    wanted = [*fields, *(field["label"] for field in fields.values())]
+    wanted += [*behaviour["relabeling"].values(), behaviour["placeholders"]["host"]]
+    assert [text for text in wanted if text not in form] == []
