@@ -9,7 +9,7 @@ CELERY_STAMP := $(VENV)/.installed-celery
 .PHONY: help venv lint postgres redis test test-unit test-e2e test-celery soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md matrix matrix-oldest docs/compatibility.md constraints clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9/.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
 venv: $(STAMP) ## set up the virtual environment
 
