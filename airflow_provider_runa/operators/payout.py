@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
@@ -36,6 +36,7 @@ from airflow_provider_runa.operators.runa import INLINE_SECONDS, for_airflow, in
 from airflow_provider_runa.placement.errors import PlacementError
 from airflow_provider_runa.placement.identity import MAX_DESCRIPTION
 from airflow_provider_runa.placement.place import Policy
+from airflow_provider_runa.rendered import read_amount
 from airflow_provider_runa.triggers.runa import RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
@@ -262,13 +263,7 @@ class RunaPayoutOperator(BaseOperator):
         value = getattr(self, name)
         if value is None and name not in self._limited:
             return None
-        try:
-            limit = Decimal(str(value))
-        except InvalidOperation:
-            limit = Decimal("NaN")
-        if not limit.is_finite():
-            raise InvalidOrderError(f"{name}: must be an amount, not {value!r}")
-        return limit
+        return read_amount(name, value)
 
     def _count(self, name: str) -> int | None:
         limit = self._amount(name)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
@@ -26,6 +24,7 @@ from airflow_provider_runa.placement.errors import (
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
 from airflow_provider_runa.placement.ports import run_blocking
+from airflow_provider_runa.rendered import hide_recipients, read_amount, read_items
 from airflow_provider_runa.triggers.runa import UNREADABLE, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
@@ -37,9 +36,6 @@ INLINE_SECONDS = 15.0
 
 #: Pauses of the first polls, in seconds.
 _FIRST_PAUSES = (1.0, 2.0, 4.0, 8.0)
-
-# In JSON text, too, where an address may hold escapes.
-_EMAIL = re.compile(r"[^\s\"'<>,;:/=|{}\[\]()@]+@[\w\\-]+(?:\.[\w\\-]+)+")
 
 #: Stands for an ``order_key`` that was left out, because ``None`` may be a missing value.
 _LEFT_OUT: Any = object()
@@ -181,11 +177,7 @@ class RunaCreateOrderOperator(BaseOperator):
         super()._do_render_template_fields(parent, *args, **kwargs)
         if isinstance(self.items, Sequence) and not isinstance(self.items, str):
             self.items = list(self.items)  # the XComs of mapped tasks come as a sequence that fetches one by one
-        fields = [getattr(self, name) for name in self.template_fields]
-        with contextlib.suppress(TypeError, ValueError):
-            fields.append(json.loads(self.items))  # type: ignore[arg-type]
-        if recipients := sorted(set(_recipients(fields))):
-            mask_secret([*recipients])
+        hide_recipients(getattr(self, name) for name in self.template_fields)
 
     # -- placing ----------------------------------------------------------------------------------------------------
 
@@ -235,32 +227,15 @@ class RunaCreateOrderOperator(BaseOperator):
 
     def _build(self) -> NewOrder:
         """Build the order from the rendered fields, and check everything that can be checked before it is sent."""
-        items = self.items
-        if isinstance(items, str):
-            try:
-                items = json.loads(items, parse_float=Decimal)
-            except ValueError:
-                raise InvalidOrderError(
-                    "items: rendered to text that is not JSON; end the template with '| tojson', "
-                    "or set render_template_as_native_obj=True on the DAG"
-                ) from None
-        if not isinstance(items, list | tuple):
-            # Whatever else an XCom holds: an iterator or a set has no order that the next attempt could repeat.
-            raise InvalidOrderError(f"items: must be a list, not {type(items).__name__}")
         order = NewOrder.build(
             currency=self.currency,
-            items=items,
+            items=read_items(self.items),
             description=self.description or None,
             metadata=self.metadata or None,
         )
         check_execution_mode(order, self.execution_mode)
         if self._has_max_total:
-            try:
-                limit = Decimal(str(self.max_total))
-            except InvalidOperation:
-                limit = Decimal("NaN")
-            if not limit.is_finite():
-                raise InvalidOrderError(f"max_total: must be an amount, not {self.max_total!r}")
+            limit = read_amount("max_total", self.max_total)
             if order.total > limit:
                 raise InvalidOrderError(
                     f"max_total: the items add up to {order.total}, more than the {limit} allowed; nothing was sent"
@@ -369,18 +344,3 @@ def for_airflow(error: InvalidOrderError | PlacementError | RunaConnectionSettin
 
 def _text(amount: Decimal | None) -> str | None:
     return None if amount is None else str(amount)
-
-
-def _recipients(value: Any) -> Iterator[str]:
-    """Yield everything in rendered items that names a recipient."""
-    if isinstance(value, str):
-        yield from _EMAIL.findall(value)
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key in ("email_address", "recipient_reference") and isinstance(inner, str):
-                yield inner
-            else:
-                yield from _recipients(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _recipients(inner)
