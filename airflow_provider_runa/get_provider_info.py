@@ -31,11 +31,22 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_runa.operators.payout",
                     "airflow_provider_runa.operators.sql",
                     "airflow_provider_runa.operators.reconcile",
+                    "airflow_provider_runa.operators.checks",
                 ],
             }
         ],
-        "sensors": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.sensors.runa"]}],
-        "triggers": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.triggers.runa"]}],
+        "sensors": [
+            {
+                "integration-name": "Runa",
+                "python-modules": ["airflow_provider_runa.sensors.runa", "airflow_provider_runa.sensors.balance"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": "Runa",
+                "python-modules": ["airflow_provider_runa.triggers.runa", "airflow_provider_runa.triggers.balance"],
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "runa",

@@ -14,6 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from airflow_provider_runa.api.errors import InvalidOrderError
+from airflow_provider_runa.api.models import EstimateRequest
 
 try:  # common.compat has not had this name for long
     from airflow.sdk.log import mask_secret
@@ -58,6 +59,24 @@ def read_amount(name: str, value: Any) -> Decimal:
     if not amount.is_finite():
         raise InvalidOrderError(f"{name}: must be an amount, not {value!r}")
     return amount
+
+
+def read_estimate(currency: str, items: Any) -> EstimateRequest:
+    """Return the request for an estimate of items; what says who gets them is left out.
+
+    :param currency: currency of the balance that would pay.
+    :param items: a list, or JSON text of one; as for an order.
+    :raises InvalidOrderError: if they cannot be estimated.
+    """
+    return EstimateRequest.build(
+        currency=currency,
+        items=[
+            {name: value for name, value in item.items() if name != "distribution_method"}
+            if isinstance(item, Mapping)
+            else item
+            for item in read_items(items)
+        ],
+    )
 
 
 def hide_recipients(fields: Iterable[Any]) -> None:
