@@ -47,6 +47,10 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_provider_runa.triggers.runa", "airflow_provider_runa.triggers.balance"],
             }
         ],
+        "task-decorators": [
+            {"name": "runa_order", "class-name": "airflow_provider_runa.decorators.runa.runa_order_task"},
+            {"name": "runa_payout", "class-name": "airflow_provider_runa.decorators.runa.runa_payout_task"},
+        ],
         "connection-types": [
             {
                 "connection-type": "runa",
