@@ -51,6 +51,7 @@ def get_provider_info() -> dict[str, Any]:
             {"name": "runa_order", "class-name": "airflow_provider_runa.decorators.runa.runa_order_task"},
             {"name": "runa_payout", "class-name": "airflow_provider_runa.decorators.runa.runa_payout_task"},
         ],
+        "extra-links": ["airflow_provider_runa.links.RunaPortalLink"],
         "connection-types": [
             {
                 "connection-type": "runa",

@@ -14,6 +14,8 @@ from airflow_provider_runa._compat import mask_secret
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus, check_execution_mode
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
+from airflow_provider_runa.lineage import lineage_of, tell_assets
+from airflow_provider_runa.links import RunaPortalLink
 from airflow_provider_runa.operators._ports import HookClient, SystemClock, TaskStateRecords
 from airflow_provider_runa.placement.errors import (
     OrderFailedError,
@@ -46,6 +48,8 @@ class RunaCreateOrderOperator(BaseOperator):
 
     However often the task is retried, cleared or killed: as long as the order's identity is the same, there is at
     most one order that pays, and the task is green only if it is there. See "What is guaranteed" in the README.
+
+    Events of assets among its ``outlets`` get the same as ``extra``, with ``order_id`` for ``id``.
 
     Pushes the XCom ``order``: ``{"id", "status", "currency", "face_value", "items", "total_price",
     "total_discount"}``: ``face_value`` is the sum of the payouts in the currency of their products, ``items`` their
@@ -90,6 +94,7 @@ class RunaCreateOrderOperator(BaseOperator):
     )
     template_fields_renderers = {"items": "json", "metadata": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#e8e3ff"
+    operator_extra_links = (RunaPortalLink(),)
 
     #: How long the steps of placing may take.
     policy = Policy()
@@ -132,6 +137,7 @@ class RunaCreateOrderOperator(BaseOperator):
         self._has_max_total = max_total is not None
         self.clock = SystemClock()
         self._order_id: str | None = None
+        self._summary: dict[str, Any] | None = None
 
     # -- Airflow's side ---------------------------------------------------------------------------------------------
 
@@ -170,6 +176,24 @@ class RunaCreateOrderOperator(BaseOperator):
         """Say that the order goes on: Runa has no way to cancel one."""
         if self._order_id:
             self.log.warning("The task is stopped, but order %s goes on: Runa cannot cancel it.", self._order_id)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return what OpenLineage is told: the order as output dataset, its totals as a facet, and nobody's name.
+
+        :param task_instance: the task instance.
+        """
+        told = self._summary
+        if told is None:
+            return None
+        amounts = {name: told[name] for name in ("face_value", "total_price", "total_discount") if told[name]}
+        return lineage_of(
+            RunaHook(self.runa_conn_id).get_settings().base_url,
+            told["id"],
+            status=told["status"],
+            currency=told["currency"],
+            counts={"items": told["items"]} if told["items"] else {},
+            amounts=amounts,
+        )
 
     def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
         # Airflow's own place to look at rendered fields, for mapped tasks too. They are stored in clear unless what
@@ -318,6 +342,8 @@ class RunaCreateOrderOperator(BaseOperator):
             "total_discount": _text(order.total_discount),
         }
         context["ti"].xcom_push(key="order", value=summary)
+        tell_assets(context, self.outlets, {"order_id": order.id, **{k: v for k, v in summary.items() if k != "id"}})
+        self._summary = summary
         return order.id
 
 
