@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
     from airflow.sdk.bases.decorator import Task
 
+    from airflow_provider_runa.api.models import NewOrder
+
 P = ParamSpec("P")
 
 #: What a function of ``@task.runa_order`` returns: items, or arguments of the operator with ``items`` among them.
@@ -96,6 +98,11 @@ class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
         except InvalidOrderError as error:
             raise for_airflow(error) from None
         return super().execute(context)
+
+    def _wanted(self, context: Context) -> NewOrder:
+        # Only for links: which is whose, is known from what the function returns.
+        self._take(self._call(context))
+        return super()._wanted(context)
 
     def _take(self, returned: Any) -> None:
         hide_recipients([returned])

@@ -13,11 +13,13 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from airflow_provider_runa._compat import mask_secret
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus, check_execution_mode
+from airflow_provider_runa.handover import check_target, hand_over
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
 from airflow_provider_runa.lineage import lineage_of, tell_assets
 from airflow_provider_runa.links import RunaPortalLink
 from airflow_provider_runa.operators._ports import HookClient, SystemClock, TaskStateRecords
 from airflow_provider_runa.placement.errors import (
+    LinksNotWrittenError,
     OrderFailedError,
     PlacementError,
     StatusUnreadableError,
@@ -75,6 +77,9 @@ class RunaCreateOrderOperator(BaseOperator):
     :param timeout: how long one attempt waits for the order, in seconds or as a ``timedelta``. The order goes on after
         that.
     :param max_total: the sum of all face values may not be more: a guard against a wrong column. (templated)
+    :param links_to: a file for the payout links of the items that are distributed by PAYOUT_LINK, once the order is
+        COMPLETED: an absolute path or the URL of an object store, ending in ``.jsonl`` or ``.csv``. A link is cash: see
+        docs/payout-links.md. Needs ``wait_for_completion`` or sync mode. Default: links are left with Runa. (templated)
     :param runa_conn_id: id of the Airflow connection. (templated)
     :raises AirflowFailException: for everything that a retry cannot heal, in one line that says what happened to
         the money, what happens next and what to do.
@@ -90,6 +95,7 @@ class RunaCreateOrderOperator(BaseOperator):
         "look_back",
         "execution_mode",
         "max_total",
+        "links_to",
         "runa_conn_id",
     )
     template_fields_renderers = {"items": "json", "metadata": "json"}  # noqa: RUF012 - as Airflow declares it
@@ -114,6 +120,7 @@ class RunaCreateOrderOperator(BaseOperator):
         poll_interval: float | timedelta = 30.0,
         timeout: float | timedelta = 3600.0,
         max_total: Decimal | float | str | None = None,
+        links_to: str | None = None,
         runa_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
@@ -130,11 +137,13 @@ class RunaCreateOrderOperator(BaseOperator):
         self.poll_interval = in_seconds("poll_interval", poll_interval)
         self.timeout = in_seconds("timeout", timeout)
         self.max_total = max_total
+        self.links_to = links_to
         self.runa_conn_id = runa_conn_id
         # What was given must not be gone once it is rendered: without its value, less would be guarded than was meant.
         self._has_order_key = order_key is not _LEFT_OUT
         self._has_look_back = look_back is not None
         self._has_max_total = max_total is not None
+        self._has_links_to = links_to is not None
         self.clock = SystemClock()
         self._order_id: str | None = None
         self._summary: dict[str, Any] | None = None
@@ -147,8 +156,9 @@ class RunaCreateOrderOperator(BaseOperator):
             wanted = self._build()
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
                 order = self._place(hook, context, wanted).order
-                if self.wait_for_completion or self.execution_mode == "sync":
+                if self._waits():
                     order = self._wait(hook, order)
+            self._hand_over(order, wanted)
         except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
             raise for_airflow(error) from None
         return self._report(context, order, wanted)
@@ -168,6 +178,12 @@ class RunaCreateOrderOperator(BaseOperator):
                 order = self._settled(self._fetch(hook, order_id))
             if order is None:
                 raise StillProcessingError(order_id=order_id, seconds=f"at most {self.timeout:.0f}")
+            if self._has_links_to:
+                try:
+                    wanted = self._wanted(context)
+                except InvalidOrderError as error:
+                    raise LinksNotWrittenError(order_id=order_id, reason=str(error).rstrip(".")) from None
+                self._hand_over(order, wanted)
         except PlacementError as error:
             raise for_airflow(error) from None
         return self._report(context, order)
@@ -258,6 +274,10 @@ class RunaCreateOrderOperator(BaseOperator):
             metadata=self.metadata or None,
         )
         check_execution_mode(order, self.execution_mode)
+        if self._has_links_to:
+            if not self._waits():
+                raise InvalidOrderError("links_to: needs wait_for_completion=True, because links come with completion")
+            check_target(self.links_to, order)
         if self._has_max_total:
             limit = read_amount("max_total", self.max_total)
             if order.total > limit:
@@ -265,6 +285,10 @@ class RunaCreateOrderOperator(BaseOperator):
                     f"max_total: the items add up to {order.total}, more than the {limit} allowed; nothing was sent"
                 )
         return order
+
+    def _wanted(self, context: Context) -> NewOrder:
+        """Build the order anew, after a deferral."""
+        return self._build()
 
     def _look_back(self) -> timedelta | None:
         if not self._has_look_back:
@@ -286,6 +310,9 @@ class RunaCreateOrderOperator(BaseOperator):
         return min(known) if known else self.clock.now() - KEY_MEMORY
 
     # -- waiting ----------------------------------------------------------------------------------------------------
+
+    def _waits(self) -> bool:
+        return self.wait_for_completion or self.execution_mode == "sync"
 
     def _wait(self, hook: RunaHook, order: Order) -> Order:
         """Poll until the order is settled; a deferrable task defers after a while."""
@@ -323,6 +350,12 @@ class RunaCreateOrderOperator(BaseOperator):
             return hook.get_order(order_id)
         except RunaError as error:
             raise StatusUnreadableError(order_id=order_id, answer=error) from None
+
+    def _hand_over(self, order: Order, wanted: NewOrder) -> None:
+        """Write the payout links to where the author wants them, if anywhere."""
+        if self._has_links_to:
+            count = hand_over(str(self.links_to), wanted, order)
+            self.log.info("%d payout link(s) of order %s were written to links_to.", count, order.id)
 
     # -- reporting --------------------------------------------------------------------------------------------------
 
