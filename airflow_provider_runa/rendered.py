@@ -13,13 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from airflow_provider_runa._compat import mask_secret
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import EstimateRequest
-
-try:  # common.compat has not had this name for long
-    from airflow.sdk.log import mask_secret
-except ImportError:  # Airflow 2
-    from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
 
 # In JSON text, too, where an address may hold escapes.
 _EMAIL = re.compile(r"[^\s\"'<>,;:/=|{}\[\]()@]+@[\w\\-]+(?:\.[\w\\-]+)+")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
-from airflow_provider_runa._compat import mask_secret
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus, check_execution_mode
 from airflow_provider_runa.handover import check_target, hand_over
