@@ -31,11 +31,27 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_provider_runa.operators.payout",
                     "airflow_provider_runa.operators.sql",
                     "airflow_provider_runa.operators.reconcile",
+                    "airflow_provider_runa.operators.checks",
                 ],
             }
         ],
-        "sensors": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.sensors.runa"]}],
-        "triggers": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.triggers.runa"]}],
+        "sensors": [
+            {
+                "integration-name": "Runa",
+                "python-modules": ["airflow_provider_runa.sensors.runa", "airflow_provider_runa.sensors.balance"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": "Runa",
+                "python-modules": ["airflow_provider_runa.triggers.runa", "airflow_provider_runa.triggers.balance"],
+            }
+        ],
+        "task-decorators": [
+            {"name": "runa_order", "class-name": "airflow_provider_runa.decorators.runa.runa_order_task"},
+            {"name": "runa_payout", "class-name": "airflow_provider_runa.decorators.runa.runa_payout_task"},
+        ],
+        "extra-links": ["airflow_provider_runa.links.RunaPortalLink"],
         "connection-types": [
             {
                 "connection-type": "runa",

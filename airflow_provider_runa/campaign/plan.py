@@ -18,6 +18,7 @@ from typing import Any
 
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundError
 from airflow_provider_runa.api.models import MAX_ITEMS, MultipleProduct, NewOrderItem, Product, SingleProduct
+from airflow_provider_runa.api.products import obstacles
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
 from airflow_provider_runa.campaign.ledger import FAILED, PAID, REJECTED, Known, Ledger, Planning
 from airflow_provider_runa.campaign.rows import Payout, read_row
@@ -232,12 +233,8 @@ class _Catalogue:
                 product = self._product(code)
             except RunaNotFoundError:
                 raise InvalidOrderError(f"products: there is no product {code} in Runa's catalogue") from None
-            if not product.is_orderable:
-                raise InvalidOrderError(f"products: {code} cannot be ordered now ({product.state})")
-            if product.currency != self._currency:
-                raise InvalidOrderError(
-                    f"products: {code} is in {product.currency}, the campaign pays {self._currency}"
-                )
+            if found := obstacles(product, currency=self._currency):
+                raise InvalidOrderError(f"products: {'; '.join(found)}")
             self._groups[code] = f"{product.currency} {','.join(sorted(product.countries_redeemable_in))}"
         return self._groups[code]
 

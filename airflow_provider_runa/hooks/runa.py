@@ -19,6 +19,7 @@ from airflow_provider_runa.api.errors import (
     RunaConnectionError,
     RunaError,
     RunaForbiddenError,
+    RunaRequestError,
 )
 
 if TYPE_CHECKING:
@@ -154,6 +155,15 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _explain_estimate(error: RunaRequestError, settings: RunaSettings) -> RunaRequestError:
+    """Say, where it is so, that it is the playground that has no estimates (Runa's guide on it)."""
+    if settings.environment != "playground":
+        return error
+    told = f"{error.message} " if error.message else ""
+    why = "the playground has no estimates: use a production key, or the sandbox"
+    return type(error)(error.status, error.type, f"{told}({why})", error.help, error.details)
 
 
 def _positive(extra: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
@@ -347,12 +357,19 @@ class RunaHook(BaseHook):
         """Ask what an order would cost (``POST /order/estimate``). The playground does not support it.
 
         :param request: payment method and items, 1 to 500 of them.
+        :raises RunaRequestError: if it was refused, which it always is in the playground; the message says so.
         """
-        return self.get_conn().estimate_order(request)
+        try:
+            return self.get_conn().estimate_order(request)
+        except RunaRequestError as error:
+            raise _explain_estimate(error, self.get_settings()) from None
 
     async def aestimate_order(self, request: EstimateRequest) -> Estimate:
         """Do what :meth:`estimate_order` does, asynchronously."""
-        return await (await self.aget_conn()).estimate_order(request)
+        try:
+            return await (await self.aget_conn()).estimate_order(request)
+        except RunaRequestError as error:
+            raise _explain_estimate(error, await self.aget_settings()) from None
 
     def get_balance(self, currency: str) -> Balance:
         """Fetch the balance of one currency (``GET /balance?currency=``).

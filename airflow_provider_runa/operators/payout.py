@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
@@ -30,12 +30,15 @@ from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PLACED, PLANNED,
 from airflow_provider_runa.campaign.pay import Paid, pay, settle
 from airflow_provider_runa.campaign.plan import Limits, plan
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
+from airflow_provider_runa.lineage import lineage_of, tell_assets
+from airflow_provider_runa.links import RunaPortalLink
 from airflow_provider_runa.operators._ledger import ledger_engine
 from airflow_provider_runa.operators._ports import AsyncClock
 from airflow_provider_runa.operators.runa import INLINE_SECONDS, for_airflow, in_seconds
 from airflow_provider_runa.placement.errors import PlacementError
 from airflow_provider_runa.placement.identity import MAX_DESCRIPTION
 from airflow_provider_runa.placement.place import Policy
+from airflow_provider_runa.rendered import read_amount
 from airflow_provider_runa.triggers.runa import RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ class RunaPayoutOperator(BaseOperator):
 
     Returns a summary: ``{"campaign", "currency", "rows", "amounts"}``: the number of rows and the sum of their amounts
     (decimal strings) by state: ``paid``, ``sent``, ``planned``, ``failed``, ``rejected``. What became of each row is in
-    the ledger.
+    the ledger. Events of assets among its ``outlets`` get the summary as ``extra``.
 
     :param campaign: name of the campaign, at most 109 characters; it is the description of its orders. Who is paid once
         is decided within a campaign. (templated)
@@ -103,6 +106,7 @@ class RunaPayoutOperator(BaseOperator):
     )
     template_fields_renderers = {"defaults": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#e8e3ff"
+    operator_extra_links = (RunaPortalLink(),)
 
     #: How long the steps of placing may take.
     policy = Policy()
@@ -154,6 +158,7 @@ class RunaPayoutOperator(BaseOperator):
             name for name in ("max_total", "max_per_recipient", "max_recipients") if getattr(self, name)
         )
         self.clock = AsyncClock()
+        self._told: dict[str, Any] | None = None
 
     # -- Airflow's side ---------------------------------------------------------------------------------------------
 
@@ -164,14 +169,14 @@ class RunaPayoutOperator(BaseOperator):
                 if self.mode != "pay":
                     self._plan(ledger, context)
                 if self.mode == "plan":
-                    return self._summary(ledger)
+                    return self._tell(context, self._summary(ledger))
                 if self.check_balance:
                     self._check_balance(ledger)
                 deadline = self.clock.now() + timedelta(seconds=self.timeout)
                 processing = asyncio.run(self._pay(ledger, _run_of(context), deadline))
                 if processing and self.deferrable:
                     self._defer(processing, deadline)
-                return self._report(ledger, processing)
+                return self._tell(context, self._report(ledger, processing))
         except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
             raise for_airflow(error) from None
 
@@ -185,7 +190,7 @@ class RunaPayoutOperator(BaseOperator):
         try:
             with self._ledger() as ledger:
                 processing = asyncio.run(self._settle_once(ledger))
-                return self._report(ledger, processing)
+                return self._tell(context, self._report(ledger, processing))
         except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
             raise for_airflow(error) from None
 
@@ -193,6 +198,22 @@ class RunaPayoutOperator(BaseOperator):
         """Say that orders go on: Runa has no way to cancel one."""
         self.log.warning(
             "The task is stopped. Orders that were placed go on; the ledger knows them. Clear it to go on."
+        )
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return what OpenLineage is told: the campaign as output dataset, its totals as a facet, and nobody's name.
+
+        :param task_instance: the task instance.
+        """
+        if self._told is None:
+            return None
+        return lineage_of(
+            RunaHook(self.runa_conn_id).get_settings().base_url,
+            self._told["campaign"],
+            status=None,
+            currency=self._told["currency"],
+            counts=self._told["rows"],
+            amounts=self._told["amounts"],
         )
 
     def iter_rows(self, context: Context) -> Iterator[Any]:
@@ -262,13 +283,7 @@ class RunaPayoutOperator(BaseOperator):
         value = getattr(self, name)
         if value is None and name not in self._limited:
             return None
-        try:
-            limit = Decimal(str(value))
-        except InvalidOperation:
-            limit = Decimal("NaN")
-        if not limit.is_finite():
-            raise InvalidOrderError(f"{name}: must be an amount, not {value!r}")
-        return limit
+        return read_amount(name, value)
 
     def _count(self, name: str) -> int | None:
         limit = self._amount(name)
@@ -358,6 +373,12 @@ class RunaPayoutOperator(BaseOperator):
         )
 
     # -- reporting --------------------------------------------------------------------------------------------------
+
+    def _tell(self, context: Context, summary: dict[str, Any]) -> dict[str, Any]:
+        """Hand the summary to whoever is told of the campaign besides the XCom, and return it."""
+        tell_assets(context, self.outlets, summary)
+        self._told = summary
+        return summary
 
     def _summary(self, ledger: Ledger) -> dict[str, Any]:
         totals = ledger.totals(self.currency)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
-from airflow_provider_runa._compat import mask_secret
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus, check_execution_mode
+from airflow_provider_runa.handover import check_target, hand_over
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
+from airflow_provider_runa.lineage import lineage_of, tell_assets
+from airflow_provider_runa.links import RunaPortalLink
 from airflow_provider_runa.operators._ports import HookClient, SystemClock, TaskStateRecords
 from airflow_provider_runa.placement.errors import (
+    LinksNotWrittenError,
     OrderFailedError,
     PlacementError,
     StatusUnreadableError,
@@ -26,6 +27,7 @@ from airflow_provider_runa.placement.errors import (
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
 from airflow_provider_runa.placement.ports import run_blocking
+from airflow_provider_runa.rendered import hide_recipients, read_amount, read_items
 from airflow_provider_runa.triggers.runa import UNREADABLE, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
@@ -38,9 +40,6 @@ INLINE_SECONDS = 15.0
 #: Pauses of the first polls, in seconds.
 _FIRST_PAUSES = (1.0, 2.0, 4.0, 8.0)
 
-# In JSON text, too, where an address may hold escapes.
-_EMAIL = re.compile(r"[^\s\"'<>,;:/=|{}\[\]()@]+@[\w\\-]+(?:\.[\w\\-]+)+")
-
 #: Stands for an ``order_key`` that was left out, because ``None`` may be a missing value.
 _LEFT_OUT: Any = object()
 
@@ -50,6 +49,8 @@ class RunaCreateOrderOperator(BaseOperator):
 
     However often the task is retried, cleared or killed: as long as the order's identity is the same, there is at
     most one order that pays, and the task is green only if it is there. See "What is guaranteed" in the README.
+
+    Events of assets among its ``outlets`` get the same as ``extra``, with ``order_id`` for ``id``.
 
     Pushes the XCom ``order``: ``{"id", "status", "currency", "face_value", "items", "total_price",
     "total_discount"}``: ``face_value`` is the sum of the payouts in the currency of their products, ``items`` their
@@ -75,6 +76,9 @@ class RunaCreateOrderOperator(BaseOperator):
     :param timeout: how long one attempt waits for the order, in seconds or as a ``timedelta``. The order goes on after
         that.
     :param max_total: the sum of all face values may not be more: a guard against a wrong column. (templated)
+    :param links_to: a file for the payout links of the items that are distributed by PAYOUT_LINK, once the order is
+        COMPLETED: an absolute path or the URL of an object store, ending in ``.jsonl`` or ``.csv``. A link is cash: see
+        docs/payout-links.md. Needs ``wait_for_completion`` or sync mode. Default: links are left with Runa. (templated)
     :param runa_conn_id: id of the Airflow connection. (templated)
     :raises AirflowFailException: for everything that a retry cannot heal, in one line that says what happened to
         the money, what happens next and what to do.
@@ -90,10 +94,12 @@ class RunaCreateOrderOperator(BaseOperator):
         "look_back",
         "execution_mode",
         "max_total",
+        "links_to",
         "runa_conn_id",
     )
     template_fields_renderers = {"items": "json", "metadata": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#e8e3ff"
+    operator_extra_links = (RunaPortalLink(),)
 
     #: How long the steps of placing may take.
     policy = Policy()
@@ -113,6 +119,7 @@ class RunaCreateOrderOperator(BaseOperator):
         poll_interval: float | timedelta = 30.0,
         timeout: float | timedelta = 3600.0,
         max_total: Decimal | float | str | None = None,
+        links_to: str | None = None,
         runa_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
@@ -129,13 +136,16 @@ class RunaCreateOrderOperator(BaseOperator):
         self.poll_interval = in_seconds("poll_interval", poll_interval)
         self.timeout = in_seconds("timeout", timeout)
         self.max_total = max_total
+        self.links_to = links_to
         self.runa_conn_id = runa_conn_id
         # What was given must not be gone once it is rendered: without its value, less would be guarded than was meant.
         self._has_order_key = order_key is not _LEFT_OUT
         self._has_look_back = look_back is not None
         self._has_max_total = max_total is not None
+        self._has_links_to = links_to is not None
         self.clock = SystemClock()
         self._order_id: str | None = None
+        self._summary: dict[str, Any] | None = None
 
     # -- Airflow's side ---------------------------------------------------------------------------------------------
 
@@ -145,8 +155,9 @@ class RunaCreateOrderOperator(BaseOperator):
             wanted = self._build()
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
                 order = self._place(hook, context, wanted).order
-                if self.wait_for_completion or self.execution_mode == "sync":
+                if self._waits():
                     order = self._wait(hook, order)
+            self._hand_over(order, wanted)
         except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
             raise for_airflow(error) from None
         return self._report(context, order, wanted)
@@ -166,6 +177,12 @@ class RunaCreateOrderOperator(BaseOperator):
                 order = self._settled(self._fetch(hook, order_id))
             if order is None:
                 raise StillProcessingError(order_id=order_id, seconds=f"at most {self.timeout:.0f}")
+            if self._has_links_to:
+                try:
+                    wanted = self._wanted(context)
+                except InvalidOrderError as error:
+                    raise LinksNotWrittenError(order_id=order_id, reason=str(error).rstrip(".")) from None
+                self._hand_over(order, wanted)
         except PlacementError as error:
             raise for_airflow(error) from None
         return self._report(context, order)
@@ -175,17 +192,31 @@ class RunaCreateOrderOperator(BaseOperator):
         if self._order_id:
             self.log.warning("The task is stopped, but order %s goes on: Runa cannot cancel it.", self._order_id)
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return what OpenLineage is told: the order as output dataset, its totals as a facet, and nobody's name.
+
+        :param task_instance: the task instance.
+        """
+        told = self._summary
+        if told is None:
+            return None
+        amounts = {name: told[name] for name in ("face_value", "total_price", "total_discount") if told[name]}
+        return lineage_of(
+            RunaHook(self.runa_conn_id).get_settings().base_url,
+            told["id"],
+            status=told["status"],
+            currency=told["currency"],
+            counts={"items": told["items"]} if told["items"] else {},
+            amounts=amounts,
+        )
+
     def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
         # Airflow's own place to look at rendered fields, for mapped tasks too. They are stored in clear unless what
         # must not be seen has been registered before.
         super()._do_render_template_fields(parent, *args, **kwargs)
         if isinstance(self.items, Sequence) and not isinstance(self.items, str):
             self.items = list(self.items)  # the XComs of mapped tasks come as a sequence that fetches one by one
-        fields = [getattr(self, name) for name in self.template_fields]
-        with contextlib.suppress(TypeError, ValueError):
-            fields.append(json.loads(self.items))  # type: ignore[arg-type]
-        if recipients := sorted(set(_recipients(fields))):
-            mask_secret([*recipients])
+        hide_recipients(getattr(self, name) for name in self.template_fields)
 
     # -- placing ----------------------------------------------------------------------------------------------------
 
@@ -235,37 +266,28 @@ class RunaCreateOrderOperator(BaseOperator):
 
     def _build(self) -> NewOrder:
         """Build the order from the rendered fields, and check everything that can be checked before it is sent."""
-        items = self.items
-        if isinstance(items, str):
-            try:
-                items = json.loads(items, parse_float=Decimal)
-            except ValueError:
-                raise InvalidOrderError(
-                    "items: rendered to text that is not JSON; end the template with '| tojson', "
-                    "or set render_template_as_native_obj=True on the DAG"
-                ) from None
-        if not isinstance(items, list | tuple):
-            # Whatever else an XCom holds: an iterator or a set has no order that the next attempt could repeat.
-            raise InvalidOrderError(f"items: must be a list, not {type(items).__name__}")
         order = NewOrder.build(
             currency=self.currency,
-            items=items,
+            items=read_items(self.items),
             description=self.description or None,
             metadata=self.metadata or None,
         )
         check_execution_mode(order, self.execution_mode)
+        if self._has_links_to:
+            if not self._waits():
+                raise InvalidOrderError("links_to: needs wait_for_completion=True, because links come with completion")
+            check_target(self.links_to, order)
         if self._has_max_total:
-            try:
-                limit = Decimal(str(self.max_total))
-            except InvalidOperation:
-                limit = Decimal("NaN")
-            if not limit.is_finite():
-                raise InvalidOrderError(f"max_total: must be an amount, not {self.max_total!r}")
+            limit = read_amount("max_total", self.max_total)
             if order.total > limit:
                 raise InvalidOrderError(
                     f"max_total: the items add up to {order.total}, more than the {limit} allowed; nothing was sent"
                 )
         return order
+
+    def _wanted(self, context: Context) -> NewOrder:
+        """Build the order anew, after a deferral."""
+        return self._build()
 
     def _look_back(self) -> timedelta | None:
         if not self._has_look_back:
@@ -287,6 +309,9 @@ class RunaCreateOrderOperator(BaseOperator):
         return min(known) if known else self.clock.now() - KEY_MEMORY
 
     # -- waiting ----------------------------------------------------------------------------------------------------
+
+    def _waits(self) -> bool:
+        return self.wait_for_completion or self.execution_mode == "sync"
 
     def _wait(self, hook: RunaHook, order: Order) -> Order:
         """Poll until the order is settled; a deferrable task defers after a while."""
@@ -325,6 +350,12 @@ class RunaCreateOrderOperator(BaseOperator):
         except RunaError as error:
             raise StatusUnreadableError(order_id=order_id, answer=error) from None
 
+    def _hand_over(self, order: Order, wanted: NewOrder) -> None:
+        """Write the payout links to where the author wants them, if anywhere."""
+        if self._has_links_to:
+            count = hand_over(str(self.links_to), wanted, order)
+            self.log.info("%d payout link(s) of order %s were written to links_to.", count, order.id)
+
     # -- reporting --------------------------------------------------------------------------------------------------
 
     def _report(self, context: Context, order: Order, wanted: NewOrder | None = None) -> str:
@@ -343,6 +374,8 @@ class RunaCreateOrderOperator(BaseOperator):
             "total_discount": _text(order.total_discount),
         }
         context["ti"].xcom_push(key="order", value=summary)
+        tell_assets(context, self.outlets, {"order_id": order.id, **{k: v for k, v in summary.items() if k != "id"}})
+        self._summary = summary
         return order.id
 
 
@@ -369,18 +402,3 @@ def for_airflow(error: InvalidOrderError | PlacementError | RunaConnectionSettin
 
 def _text(amount: Decimal | None) -> str | None:
     return None if amount is None else str(amount)
-
-
-def _recipients(value: Any) -> Iterator[str]:
-    """Yield everything in rendered items that names a recipient."""
-    if isinstance(value, str):
-        yield from _EMAIL.findall(value)
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key in ("email_address", "recipient_reference") and isinstance(inner, str):
-                yield inner
-            else:
-                yield from _recipients(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _recipients(inner)

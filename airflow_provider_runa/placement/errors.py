@@ -169,3 +169,12 @@ class StillProcessingError(PlacementError):
     money = "Order {order_id} was placed and is still PROCESSING after {seconds} s of waiting; it goes on at Runa."
     next = "The next retry takes up the same order and sends nothing."
     todo = "If no retry is left, clear the task; raise its timeout if orders take that long."
+
+
+class LinksNotWrittenError(PlacementError):
+    """The order is COMPLETED, and its payout links could not be written to where they were to go."""
+
+    retryable = True
+    money = "Order {order_id} is COMPLETED, but its payout links could not be written to links_to ({reason})."
+    next = "The next retry takes up the same order, sends nothing and writes them anew."
+    todo = "See that the worker can write there; if no retry is left, clear the task."

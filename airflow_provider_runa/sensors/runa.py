@@ -20,18 +20,11 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_runa.api.errors import RunaError, RunaNotFoundError
 from airflow_provider_runa.api.models import OrderStatus
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
+from airflow_provider_runa.sensors._waiting import NoUseWaiting
 from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-
-
-class _NoUseWaiting(BaseException):
-    """An order is FAILED or unknown to the account, or the connection cannot be used: no later look changes that.
-
-    Not an Exception, because ``soft_fail``, ``never_fail`` and ``silent_fail`` turn those into skips or into nothing,
-    in some modes and not in others.
-    """
 
 
 class RunaOrderSensor(BaseSensorOperator):
@@ -83,7 +76,7 @@ class RunaOrderSensor(BaseSensorOperator):
                 return super().execute(context)
             if self._all_completed():
                 return self._order_ids()
-        except _NoUseWaiting as error:
+        except NoUseWaiting as error:
             raise AirflowFailException(str(error)) from None
         self.defer(
             trigger=RunaOrderTrigger(
@@ -117,7 +110,7 @@ class RunaOrderSensor(BaseSensorOperator):
         """Resume after the trigger; a FAILED order is no case for ``soft_fail``."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except _NoUseWaiting as error:
+        except NoUseWaiting as error:
             raise AirflowFailException(str(error)) from None
 
     def _order_ids(self) -> list[str]:
@@ -138,19 +131,19 @@ class RunaOrderSensor(BaseSensorOperator):
                 try:
                     status = hook.get_order(order_id).status
                 except RunaNotFoundError:
-                    raise _NoUseWaiting(
+                    raise NoUseWaiting(
                         f"Order {order_id} is unknown to the account of connection {self.runa_conn_id!r}. "
                         "Set the connection right, then clear the task."
                     ) from None
                 if status == OrderStatus.FAILED:
-                    raise _NoUseWaiting(
+                    raise NoUseWaiting(
                         f"Nobody was paid by order {order_id}: it ended FAILED at Runa, which gives no reason. "
                         "Clear the task that placed it: it places the order again, as a new one."
                     )
                 if status == OrderStatus.COMPLETED:
                     self._completed.add(order_id)
         except RunaConnectionSettingsError as error:
-            raise _NoUseWaiting(str(error)) from None
+            raise NoUseWaiting(str(error)) from None
         finally:
             hook.close()
         return self._completed.issuperset(ids)

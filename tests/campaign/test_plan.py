@@ -279,7 +279,7 @@ def test_products_of_two_countries_with_one_currency_are_two_orders(
     [
         ("NOPE-US", "rows[0].products: there is no product NOPE-US in Runa's catalogue."),
         ("PAUSED-US", "rows[0].products: PAUSED-US cannot be ordered now (TEMPORARILY_DISABLED)."),
-        ("MART-DE", "rows[0].products: MART-DE is in EUR, the campaign pays USD."),
+        ("MART-DE", "rows[0].products: MART-DE is in EUR, not in USD."),
     ],
 )
 def test_a_product_that_cannot_be_ordered_is_refused(campaign: Campaign, product: str, told: str) -> None:

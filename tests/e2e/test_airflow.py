@@ -34,6 +34,25 @@ def test_the_example_dags_succeed(
     assert stats["payouts"] == payouts
 
 
+def test_the_example_checks_pays_and_starts_the_dag_of_its_asset(
+    airflow: AirflowStack, sandbox: RunningSandbox
+) -> None:
+    airflow.unpause("runa_after_paying")
+    run_id = airflow.trigger("runa_check_then_pay")
+    assert airflow.wait_for_run("runa_check_then_pay", run_id) == "success", explain(airflow, "runa_check_then_pay")
+    assert (sandbox.stats()["orders"], sandbox.stats()["payouts"]) == ({"COMPLETED": 1}, 2)
+    (after,) = wait_until(lambda: airflow.runs("runa_after_paying"), 60, "the DAG of the asset begins")
+    told_by = after["dag_run_id"]
+    assert airflow.wait_for_run("runa_after_paying", told_by) == "success", explain(airflow, "runa_after_paying")
+    told = airflow.api("GET", f"/dags/runa_after_paying/dagRuns/{told_by}/taskInstances/note/xcomEntries/return_value")
+    (order,) = sandbox.orders()
+    assert order["id"] in str(told["value"])
+    assert "COMPLETED" in str(told["value"])
+    with sqlite3.connect(airflow.database) as database:
+        found = [line for line in database.iterdump() if "grace@example.com" in line and 'INTO "dag_code"' not in line]
+    assert not found, "an address is somewhere else than in the stored file of the DAG"
+
+
 def test_the_scheduled_example_pays_when_it_is_due(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
     dag_id = "runa_scheduled_incentive"
     airflow.unpause(dag_id)

@@ -1,0 +1,1 @@
+"""What functions of a DAG become by decorating them."""

@@ -1,0 +1,160 @@
+"""What a DAG asks before it pays: what an order would cost, and whether products can be ordered. Nothing is ordered.
+
+The balance is waited for by ``sensors.balance``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+
+from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundError
+from airflow_provider_runa.api.products import obstacles
+from airflow_provider_runa.asking import FINAL, refused
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
+from airflow_provider_runa.rendered import hide_recipients, read_amount, read_estimate
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class RunaEstimateOrderOperator(BaseOperator):
+    """Asks Runa what an order would cost. Nobody is paid. The playground has no estimates.
+
+    Returns ``{"currency", "total_price", "total_discount", "face_value", "items"}``: what the balance of ``currency``
+    would pay, what of it is discount, the sum of the face values, and the number of items; amounts are decimal strings.
+
+    :param items: up to 500 payouts, as :class:`~.operators.runa.RunaCreateOrderOperator` takes them; who gets them does
+        not matter and is not sent. Selection templates cannot be estimated. (templated)
+    :param currency: currency of the account balance that would pay, three capital letters. (templated)
+    :param runa_conn_id: id of the Airflow connection. (templated)
+    :raises AirflowFailException: for what a retry cannot heal, in one line.
+    :raises RunaError: if Runa cannot be asked now.
+    """
+
+    template_fields: Sequence[str] = ("items", "currency", "runa_conn_id")
+    template_fields_renderers = {"items": "json"}  # noqa: RUF012 - as Airflow declares it
+    ui_color = "#e8e3ff"
+
+    def __init__(
+        self,
+        *,
+        items: Sequence[Mapping[str, Any]] | str,
+        currency: str,
+        runa_conn_id: str = DEFAULT_CONN_ID,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.items = items
+        self.currency = currency
+        self.runa_conn_id = runa_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Ask for the estimate."""
+        try:
+            request = read_estimate(self.currency, self.items)
+            with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
+                estimate = hook.estimate_order(request)
+        except FINAL as error:
+            raise refused(error) from None
+        self.log.info(
+            "An order of these %d item(s) would cost %s %s.",
+            len(request.items),
+            estimate.total_price,
+            estimate.currency,
+        )
+        return {
+            "currency": estimate.currency,
+            "total_price": str(estimate.total_price),
+            "total_discount": str(estimate.total_discount),
+            "face_value": f"{sum(item.face_value for item in request.items):.2f}",
+            "items": len(request.items),
+        }
+
+    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
+        super()._do_render_template_fields(parent, *args, **kwargs)
+        if isinstance(self.items, Sequence) and not isinstance(self.items, str):
+            self.items = list(self.items)  # the XComs of mapped tasks come as a sequence that fetches one by one
+        hide_recipients(getattr(self, name) for name in self.template_fields)
+
+
+class RunaCheckProductOperator(BaseOperator):
+    """Fails unless all products can be ordered as they are wanted, and names every reason why not.
+
+    Returns the codes of the products. For a check of your own, in a function, use ``RunaHook.get_product`` or
+    ``list_products`` with :func:`airflow_provider_runa.api.products.obstacles`.
+
+    :param products: code of a product, or a list of them. (templated)
+    :param face_value: the amount that each must be orderable for, or a list of them. Default: not checked. (templated)
+    :param currency: the currency that the face values must be in. Default: not checked. (templated)
+    :param country: the country that each must be redeemable in, ISO 3166 alpha-2. Default: not checked. (templated)
+    :param runa_conn_id: id of the Airflow connection. (templated)
+    :raises AirflowFailException: if a product cannot be ordered, and for what a retry cannot heal, in one line.
+    :raises RunaError: if Runa cannot be asked now.
+    """
+
+    template_fields: Sequence[str] = ("products", "face_value", "currency", "country", "runa_conn_id")
+    ui_color = "#e8e3ff"
+
+    def __init__(
+        self,
+        *,
+        products: str | Sequence[str],
+        face_value: Decimal | float | str | Sequence[Decimal | float | str] | None = None,
+        currency: str | None = None,
+        country: str | None = None,
+        runa_conn_id: str = DEFAULT_CONN_ID,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.products = products
+        self.face_value = face_value
+        self.currency = currency
+        self.country = country
+        self.runa_conn_id = runa_conn_id
+        # A check that was asked for must not be gone once its value is rendered.
+        self._checked = tuple(name for name in ("face_value", "currency", "country") if getattr(self, name) is not None)
+
+    def execute(self, context: Context) -> list[str]:
+        """Check the products."""
+        try:
+            codes, face_values = self._codes(), self._face_values()
+            for name in self._checked:
+                if not getattr(self, name):
+                    raise InvalidOrderError(f"{name}: its value is missing")
+            found: list[str] = []
+            with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
+                for code in codes:
+                    try:
+                        product = hook.get_product(code)
+                    except RunaNotFoundError:
+                        found.append(f"there is no product {code} in Runa's catalogue")
+                        continue
+                    found += obstacles(product, face_values=face_values, currency=self.currency, country=self.country)
+        except FINAL as error:
+            raise refused(error) from None
+        if found:
+            raise AirflowFailException(
+                f"Nobody was paid by this check, which found: {'; '.join(found)}. The task fails without further "
+                "retries. Choose other products or amounts, or ask Runa's support; then clear the task."
+            )
+        self.log.info("%s can be ordered.", ", ".join(codes))
+        return codes
+
+    def _codes(self) -> list[str]:
+        given: Any = self.products
+        codes = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
+        if not codes or not all(isinstance(code, str) and code.strip() for code in codes):
+            raise InvalidOrderError(f"products: must be the code of a product or a list of them, not {given!r}")
+        return codes
+
+    def _face_values(self) -> list[Decimal]:
+        given: Any = self.face_value
+        if "face_value" not in self._checked:
+            return []
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        return [read_amount("face_value", value) for value in (given if several else [given])]

@@ -1,0 +1,105 @@
+"""RunaBalanceTrigger: waits in the triggerer until a balance covers an amount. It only GETs ``/balance``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_runa.api.errors import RunaRequestError
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
+from airflow_provider_runa.triggers.runa import MIN_PAUSE, TIMED_OUT, UNREADABLE
+
+log = logging.getLogger(__name__)
+
+#: What an event's ``status`` may be, besides ``timed_out`` and ``unreadable``.
+COVERED = "covered"
+
+
+class RunaBalanceTrigger(BaseTrigger):
+    """Fires once when the balance of a currency is at least an amount, or at the deadline.
+
+    The event is ``{"status": "covered" | "timed_out" | "unreadable", "currency", "amount", "balance"}``; amounts are
+    decimal strings, ``balance`` is ``None`` if it was never read. ``unreadable`` has a ``reason``: Runa refuses to
+    tell, or could not be read at the deadline.
+
+    :param currency: the balance's currency.
+    :param amount: what it has to cover, as a decimal string.
+    :param runa_conn_id: id of the Airflow connection.
+    :param poll_interval: seconds between two looks, at least 5.
+    :param deadline: when to give up, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        currency: str,
+        amount: str,
+        runa_conn_id: str = DEFAULT_CONN_ID,
+        poll_interval: float = 60.0,
+        deadline: float = 0.0,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.currency = currency
+        self.amount = amount
+        self.runa_conn_id = runa_conn_id
+        self.poll_interval = poll_interval
+        self.deadline = deadline
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the trigger's class path and its arguments: strings and numbers only."""
+        names = ("currency", "amount", "runa_conn_id", "poll_interval", "deadline")
+        return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait until there is something to say."""
+        hook = RunaHook(self.runa_conn_id)
+        try:
+            event = await self._wait(hook)
+        finally:
+            await hook.aclose()
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    async def _wait(self, hook: RunaHook) -> dict[str, Any]:
+        balance: Decimal | None = None
+        while True:
+            await asyncio.sleep(max(MIN_PAUSE, min(self.poll_interval, self.deadline - time.time())))
+            reason = None
+            try:
+                balance = (await hook.aget_balance(self.currency)).balance
+            except (RunaRequestError, RunaConnectionSettingsError) as error:
+                return self._event(UNREADABLE, balance) | {"reason": str(error)}
+            except Exception as error:  # of Airflow, too: its API server may be away
+                reason = str(error)
+                log.warning("The balance could not be read: %s", error)
+                with suppress(Exception):  # the next look reads the Airflow connection again
+                    await hook.aclose()
+            else:
+                if balance >= Decimal(self.amount):
+                    return self._event(COVERED, balance)
+            # The balance was read before this line, so that one in time is never called late.
+            if time.time() >= self.deadline:
+                if reason is not None:
+                    return self._event(UNREADABLE, balance) | {"reason": reason}
+                return self._event(TIMED_OUT, balance)
+
+    def _event(self, status: str, balance: Decimal | None) -> dict[str, Any]:
+        told = None if balance is None else str(balance)
+        return {"status": status, "currency": self.currency, "amount": self.amount, "balance": told}
+
+
+def read_event(event: Any) -> dict[str, Any]:
+    """Return the event of a :class:`RunaBalanceTrigger`, checked.
+
+    :param event: what Airflow handed to ``execute_complete``.
+    :raises ValueError: if it is missing or not one of its events: waiting must never end by mistake.
+    """
+    if isinstance(event, dict) and event.get("status") in (COVERED, TIMED_OUT, UNREADABLE) and event.get("amount"):
+        return event
+    kind = event.get("status") if isinstance(event, dict) else type(event).__name__
+    raise ValueError(f"The trigger's event is missing or unknown ({kind!r}). Clear the task: it looks again.")

@@ -1,0 +1,136 @@
+"""Links, asset events and OpenLineage of what was paid: ids and totals, nobody's name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.execution_time.context import OutletEventAccessors
+
+from airflow_provider_runa import lineage
+from airflow_provider_runa.links import PORTAL, RunaPortalLink
+from airflow_provider_runa.operators.payout import RunaPayoutOperator
+from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
+from tests.campaign.world import DEFAULTS, row
+from tests.support.airflow import SharedClock, task_context
+from tests.support.sandbox import RunningSandbox
+
+ADDRESS = "ada.lovelace-7311@example.com"
+ITEM: dict[str, Any] = {
+    "face_value": 10,
+    "distribution_method": {"type": "EMAIL", "email_address": ADDRESS},
+    "products": {"type": "SINGLE", "value": "SHOE-US"},
+}
+ASSET = Asset("runa://orders/winback")
+
+
+def order(runa: RunningSandbox, **values: Any) -> RunaCreateOrderOperator:
+    task = RunaCreateOrderOperator(task_id="pay", items=[ITEM], currency="USD", outlets=[ASSET], **values)
+    task.clock = SharedClock(runa)  # type: ignore[assignment]
+    return task
+
+
+def payout(runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunaPayoutOperator:
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "ledger.db")}
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection))
+    task = RunaPayoutOperator(
+        task_id="pay",
+        campaign="spring",
+        currency="USD",
+        ledger_conn_id="ledger",
+        defaults=DEFAULTS,
+        rows=[row(1), row(2)],
+        outlets=[ASSET],
+    )
+    task.clock = SharedClock(runa)  # type: ignore[assignment]
+    return task
+
+
+def context() -> dict[str, Any]:
+    return task_context() | {"outlet_events": OutletEventAccessors()}
+
+
+@pytest.mark.parametrize(("wait", "status", "price"), [(False, "PROCESSING", None), (True, "COMPLETED", "9.0")])
+def test_an_order_is_told_in_the_event_of_its_asset(
+    runa: RunningSandbox, wait: bool, status: str, price: str | None
+) -> None:
+    values = context()
+    order_id = order(runa, wait_for_completion=wait).execute(values)
+    told = values["outlet_events"][ASSET].extra
+    assert told["order_id"] == order_id
+    assert (told["status"], told["currency"], told["face_value"], told["items"]) == (status, "USD", "10.00", 1)
+    assert (told["total_price"] is None) is (price is None)
+    assert ADDRESS not in json.dumps(told)
+
+
+def test_after_a_deferral_the_completed_order_is_told(runa: RunningSandbox) -> None:
+    order_id = order(runa).execute(context())
+    runa.advance(10)
+    values = context()
+    order(runa).execute_complete(values, {"status": "settled", "orders": {order_id: "COMPLETED"}})
+    assert values["outlet_events"][ASSET].extra["status"] == "COMPLETED"
+
+
+def test_what_the_author_says_is_kept_and_aliases_are_his(runa: RunningSandbox) -> None:
+    values = context()
+    values["outlet_events"][ASSET].extra["status"] = "mine"
+    task = order(runa)
+    task.outlets.append(AssetAlias("rewards"))
+    task.execute(values)
+    assert values["outlet_events"][ASSET].extra["status"] == "mine"
+    assert list(values["outlet_events"]) == [ASSET]
+
+
+def test_a_campaign_is_told_in_the_event_of_its_asset(
+    runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = context()
+    summary = payout(runa, tmp_path, monkeypatch).execute(values)
+    assert values["outlet_events"][ASSET].extra == summary
+    assert summary["rows"] == {"paid": 2}
+
+
+@pytest.mark.parametrize("kind", [RunaCreateOrderOperator, RunaPayoutOperator])
+def test_tasks_link_to_the_portal(kind: Any) -> None:
+    (link,) = kind.operator_extra_links
+    assert isinstance(link, RunaPortalLink)
+    assert (link.name, link.get_link(None, ti_key=None)) == ("Runa portal", PORTAL)
+
+
+def test_without_openlineage_nothing_is_told(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "airflow.providers.openlineage.extractors", None)
+    task = order(runa)
+    assert task.get_openlineage_facets_on_complete(None) is None, "nothing was placed yet"
+    task.execute(context())
+    assert task.get_openlineage_facets_on_complete(None) is None
+    assert lineage.lineage_of("https://a", "n", status=None, currency=None, counts={}, amounts={}) is None
+
+
+def test_openlineage_is_told_of_the_order_as_output(runa: RunningSandbox) -> None:
+    pytest.importorskip("airflow.providers.openlineage.extractors")
+    task = order(runa, wait_for_completion=True)
+    order_id = task.execute(context())
+    (output,) = task.get_openlineage_facets_on_complete(None).outputs
+    assert (output.namespace, output.name) == (runa.url.removesuffix("/v2").replace("http", "runa"), order_id)
+    totals = output.facets["runa_totals"]
+    assert (totals.status, totals.currency, totals.counts) == ("COMPLETED", "USD", {"items": 1})
+    assert totals.amounts["face_value"] == "10.00"
+    assert output.outputFacets["outputStatistics"].rowCount == 1
+    assert ADDRESS not in str(output)
+
+
+def test_openlineage_is_told_of_the_campaign_as_output(
+    runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("airflow.providers.openlineage.extractors")
+    task = payout(runa, tmp_path, monkeypatch)
+    task.execute(context())
+    (output,) = task.get_openlineage_facets_on_complete(None).outputs
+    assert output.name == "spring"
+    assert output.facets["runa_totals"].amounts == {"paid": "20.00"}
+    assert "example.com" not in str(output)

@@ -1,0 +1,164 @@
+"""RunaBalanceSensor against the sandbox over real sockets, in each of its modes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+
+from airflow_provider_runa.api.errors import RunaError, RunaServerError
+from airflow_provider_runa.hooks.runa import RunaHook
+from airflow_provider_runa.sensors.balance import RunaBalanceSensor
+from airflow_provider_runa.triggers.balance import COVERED, RunaBalanceTrigger
+from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE
+from tests.support.airflow import task_context
+from tests.support.sandbox import RunningSandbox
+
+MODES = pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
+ITEM: dict[str, Any] = {
+    "face_value": 100,
+    "distribution_method": {"type": "EMAIL", "email_address": "ada@example.com"},
+    "products": {"type": "SINGLE", "value": "SHOE-US"},
+}
+
+
+def sensor(mode: str, **values: Any) -> RunaBalanceSensor:
+    given: dict[str, Any] = {"currency": "USD", "poke_interval": 0.05}
+    if "items" not in values:
+        given["amount"] = 100
+    if mode == "deferrable":
+        given["deferrable"] = True
+    else:
+        given["mode"] = mode
+    return RunaBalanceSensor(task_id="wait", **(given | values))
+
+
+def context() -> Any:
+    values = task_context(task_id="wait")
+    values["ti"].get_first_reschedule_date = lambda context: None
+    return values
+
+
+@MODES
+def test_it_ends_once_the_balance_covers_the_amount(runa: RunningSandbox, mode: str) -> None:
+    runa.balance("USD", "100")
+    told = sensor(mode).execute(context())
+    assert told == {"currency": "USD", "amount": "100", "balance": "100.00"}
+
+
+@MODES
+def test_it_ends_once_the_balance_covers_what_items_cost(runa: RunningSandbox, mode: str) -> None:
+    runa.balance("USD", "90")  # of 100, a tenth is discount
+    assert sensor(mode, items=[ITEM]).execute(context())["amount"] == "90.0"
+
+
+def test_poke_waits_for_the_top_up(runa: RunningSandbox) -> None:
+    runa.balance("USD", "99.99")
+    pokes = []
+
+    class Watched(RunaBalanceSensor):
+        def poke(self, context: Any) -> Any:
+            pokes.append(1)
+            if len(pokes) == 3:
+                runa.balance("USD", "100")
+            return super().poke(context)
+
+    Watched(task_id="wait", currency="USD", amount="100", poke_interval=0.01).execute(context())
+    assert len(pokes) == 3
+
+
+def test_reschedule_frees_the_worker(runa: RunningSandbox) -> None:
+    runa.balance("USD", "1")
+    with pytest.raises(AirflowRescheduleException):
+        sensor("reschedule").execute(context())
+
+
+def test_deferrable_defers_with_a_deadline_of_its_own(runa: RunningSandbox) -> None:
+    runa.balance("USD", "1")
+    with pytest.raises(TaskDeferred) as caught:
+        sensor("deferrable", timeout=600, poke_interval=20).execute(context())
+    trigger = caught.value.trigger
+    assert isinstance(trigger, RunaBalanceTrigger)
+    assert (caught.value.timeout, caught.value.method_name) == (None, "execute_complete")
+    assert (trigger.currency, trigger.amount, trigger.poll_interval) == ("USD", "100", 20)
+    assert abs(trigger.deadline - time.time() - 600) < 30
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+@pytest.mark.parametrize(("soft_fail", "ending"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)])
+def test_soft_fail_covers_running_out_of_time(
+    runa: RunningSandbox, mode: str, soft_fail: bool, ending: type[Exception]
+) -> None:
+    runa.balance("USD", "1")
+    with pytest.raises(ending):
+        sensor(mode, timeout=0.00001, soft_fail=soft_fail).execute(context())
+
+
+def event(status: str, **values: Any) -> dict[str, Any]:
+    told = {"status": status, "currency": "USD", "amount": "100", "balance": "120.00"} | values
+    return {"event": told}
+
+
+def test_after_the_trigger_it_ends_with_what_the_trigger_saw() -> None:
+    told = sensor("deferrable").resume_execution("execute_complete", event(COVERED), context())
+    assert told == {"currency": "USD", "amount": "100", "balance": "120.00"}
+
+
+@pytest.mark.parametrize(("soft_fail", "ending"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)])
+def test_after_the_trigger_gave_up_soft_fail_skips(soft_fail: bool, ending: type[Exception]) -> None:
+    task = sensor("deferrable", soft_fail=soft_fail)
+    with pytest.raises(ending):
+        task.resume_execution("execute_complete", event(TIMED_OUT, balance="5"), context())
+
+
+def test_a_balance_that_could_not_be_read_is_a_failure_that_a_retry_heals(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = event(UNREADABLE, reason="503")
+    with pytest.raises(RunaError, match=r"could not be read: 503. Nobody was paid; a retry looks again"):
+        sensor("deferrable", soft_fail=True).resume_execution("execute_complete", told, context())
+
+    def unreadable(self: RunaHook, currency: str) -> Any:
+        raise RunaServerError(503)
+
+    monkeypatch.setattr(RunaHook, "get_balance", unreadable)
+    with pytest.raises(RunaError, match="could not be read: 503"):
+        sensor("poke", soft_fail=True, timeout=0.02, poke_interval=0.01).execute(context())
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"amount": "None"}, "amount: must be an amount, not 'None'"),
+        ({"items": "none"}, "items: rendered to text that is not JSON"),
+        ({"currency": "dollars"}, "bad_request"),
+        ({"runa_conn_id": "runa_keyless"}, "has no API key"),
+    ],
+)
+def test_wrong_input_fails_the_task_and_is_never_a_skip(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str, values: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_KEYLESS", '{"conn_type": "runa"}')
+    with pytest.raises(AirflowFailException, match=f"^Nobody was paid.*{told}"):
+        sensor(mode, soft_fail=True, **values).execute(context())
+
+
+@pytest.mark.parametrize("values", [{}, {"amount": 1, "items": [ITEM]}])
+def test_exactly_one_of_amount_and_items_is_given(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="amount, items: give one of them"):
+        RunaBalanceSensor(task_id="wait", currency="USD", **values)
+
+
+@pytest.mark.parametrize("given", [None, {}, "done", {"status": "success"}, {"status": COVERED}])
+def test_a_missing_or_unknown_event_fails_loudly(given: Any) -> None:
+    with pytest.raises(ValueError, match="missing or unknown"):
+        sensor("deferrable").execute_complete(context(), given)
