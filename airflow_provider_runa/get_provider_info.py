@@ -58,11 +58,14 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "airflow_provider_runa.hooks.runa.RunaHook",
                 "hook-name": "Runa",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["login", "schema", "port", "extra"],
+                    # The port is shown for one reason: the UI of Airflow 3.3.1 and 3.3.2 tests a connection without
+                    # one as if its port were 0, and its API refuses that as another destination than the stored one.
+                    "hidden-fields": ["login", "schema", "extra"],
                     "relabeling": {"password": "API key", "host": "Base URL"},
                     "placeholders": {
                         "password": "wg… (production) or XX… (playground)",
                         "host": "leave empty: the API key tells the environment",
+                        "port": "leave empty; 0 for the Test button of Airflow 3.3.1 and 3.3.2",
                     },
                 },
                 "conn-fields": {

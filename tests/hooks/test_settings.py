@@ -59,6 +59,12 @@ def test_a_host_is_taken_in_any_spelling_and_has_one(host: str, base_url: str) -
     assert settings(host=host).base_url == base_url
 
 
+@pytest.mark.parametrize("host", [None, "http://127.0.0.1:8765/v2"])
+def test_a_port_of_zero_is_none(host: str | None) -> None:
+    """It is what Airflow 3.3.1 and 3.3.2 need for their Test button; no second identity may come of it."""
+    assert settings(host=host, port=0) == settings(host=host)
+
+
 def test_a_connection_uri_is_read_as_its_json_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_MONEY", "runa://:XXpublic.secret@127.0.0.1:8765/http")
     from_uri = BaseHook.get_connection("money")
