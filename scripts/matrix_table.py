@@ -20,9 +20,9 @@ environment with the provider's wheel and that Airflow. *Unit tests* are all tes
 deferred order exactly once against the sandbox, and looks at the connection form that the UI is given.
 
 What is skipped: the task state store is Airflow 3.3's, `airflow.sdk` is Airflow 3's, psycopg 3 needs SQLAlchemy 2, and
-a few tests read Runa's API contract, which is not distributed. Left out, and not counted, are the tests of mutants, which
-need the sources, and test files that use what an older Airflow lacks: `tests/conftest.py` lists them. The example DAGs
-are written for Airflow 3.1 and later. A release without a row was not run to its end.
+a few tests read Runa's API contract, which is not distributed. Left out, and not counted, are the tests of mutants,
+which need the sources, and test files that use what an older Airflow lacks: `tests/conftest.py` lists them. The example
+DAGs are written for Airflow 3.1 and later. A release without a row was not run to its end.
 
 | Airflow | Python | SQLAlchemy | common.compat | unit tests | end to end | result |
 |---|---|---|---|---|---|---|
