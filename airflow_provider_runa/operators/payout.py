@@ -26,7 +26,7 @@ from airflow_provider_runa.campaign.errors import (
     CampaignUnfinishedError,
     InvalidCampaignError,
 )
-from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PLACED, PLANNED, REJECTED, Ledger, campaigns
+from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PLACED, PLANNED, REJECTED, SENT, Ledger, campaigns
 from airflow_provider_runa.campaign.pay import Paid, pay, settle
 from airflow_provider_runa.campaign.plan import Limits, plan
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
@@ -74,7 +74,7 @@ class RunaPayoutOperator(BaseOperator):
         for development. The tables are created on first use. (templated)
     :param defaults: fields for rows that lack them, such as ``{"template_id": "PT-…"}``. (templated)
     :param mode: ``"plan_and_pay"``; ``"plan"`` stops after the plan and returns its summary; ``"pay"`` pays what was
-        planned, and reads no rows. (templated)
+        planned in this campaign, by whichever task, if it is within the limits, and reads no rows. (templated)
     :param max_total: what is to be paid may not sum up to more, earlier plans of the campaign included. (templated)
     :param max_per_recipient: no row may be above this. (templated)
     :param max_recipients: not more rows may be to be paid, earlier plans of the campaign included. (templated)
@@ -170,6 +170,8 @@ class RunaPayoutOperator(BaseOperator):
                     self._plan(ledger, context)
                 if self.mode == "plan":
                     return self._tell(context, self._summary(ledger))
+                if self.mode == "pay":
+                    self._check_planned(ledger)
                 if self.check_balance:
                     self._check_balance(ledger)
                 deadline = self.clock.now() + timedelta(seconds=self.timeout)
@@ -260,12 +262,37 @@ class RunaPayoutOperator(BaseOperator):
                 )
             yield Ledger(engine, environment, campaign)
 
-    def _plan(self, ledger: Ledger, context: Context) -> None:
-        limits = Limits(
+    def _limits(self) -> Limits:
+        return Limits(
             total=self._amount("max_total"),
             per_recipient=self._amount("max_per_recipient"),
             recipients=self._count("max_recipients"),
         )
+
+    def _check_planned(self, ledger: Ledger) -> None:
+        """See that what others have planned by now is within this task's limits, and in its currency."""
+        limits = self._limits()
+        if other := sorted({batch.currency for batch in ledger.batches(OPEN)} - {self.currency}):
+            raise InvalidCampaignError(
+                f"currency: is {self.currency}, but what is planned is in {', '.join(other)}. Nothing was sent"
+            )
+        amounts = [row["amount"] for row in ledger.rows(PLANNED, SENT) if row["currency"] == self.currency]
+        if limits.recipients is not None and len(amounts) > limits.recipients:
+            raise InvalidCampaignError(
+                f"max_recipients: {len(amounts)} are to be paid, more than the {limits.recipients} allowed. "
+                "Nothing was sent"
+            )
+        if limits.total is not None and sum(amounts) > limits.total:
+            raise InvalidCampaignError(
+                f"max_total: {sum(amounts)} are to be paid, more than the {limits.total} allowed. Nothing was sent"
+            )
+        if limits.per_recipient is not None and max(amounts, default=limits.per_recipient) > limits.per_recipient:
+            raise InvalidCampaignError(
+                f"max_per_recipient: {max(amounts)} is planned for one, more than the {limits.per_recipient} allowed. "
+                "Nothing was sent"
+            )
+
+    def _plan(self, ledger: Ledger, context: Context) -> None:
         with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
             report = plan(
                 ledger,
@@ -273,7 +300,7 @@ class RunaPayoutOperator(BaseOperator):
                 run=_run_of(context),
                 currency=self.currency,
                 defaults=self.defaults or {},
-                limits=limits,
+                limits=self._limits(),
                 product=hook.get_product,
                 now=self.clock.now(),
             )

@@ -104,6 +104,26 @@ def test_a_plan_stops_before_anything_is_sent_and_is_paid_later(runa: RunningSan
     assert paid["rows"] == {"paid": 3}
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"max_total": 29}, r"max_total: 30(\.00)? are to be paid"),
+        ({"max_recipients": 2}, "max_recipients: 3 are to be paid"),
+        ({"max_per_recipient": "9.99"}, r"max_per_recipient: 10(\.00)? is planned for one"),
+        ({"currency": "EUR"}, "currency: is EUR, but what is planned is in USD"),
+    ],
+)
+def test_what_was_planned_is_paid_within_the_limits_of_who_pays(
+    runa: RunningSandbox, ledger_file: Path, values: dict[str, Any], told: str
+) -> None:
+    operator(runa, [row(n) for n in range(3)], mode="plan").execute(task_context())
+    with pytest.raises(AirflowFailException, match=told):
+        operator(runa, mode="pay", **values).execute(task_context())
+    assert "POST /order" not in runa.stats()["requests"]
+    within = {"max_total": 30, "max_recipients": 3, "max_per_recipient": 10}
+    assert operator(runa, mode="pay", **within).execute(task_context())["rows"] == {"paid": 3}
+
+
 def test_paying_a_campaign_that_nobody_planned_is_an_error(runa: RunningSandbox, ledger_file: Path) -> None:
     operator(runa, [], mode="plan").execute(task_context())
     assert operator(runa, mode="pay").execute(task_context())["rows"] == {}, "a plan of nobody is a plan"
