@@ -298,6 +298,9 @@ class _Placing:
             self.all_accounted = self.attempt.exclusive  # whoever still sends that key gets its answer
             return reached
         except RunaApiError as error:
+            if error.type is None and isinstance(error, ABOUT_THE_ORDER):
+                # Not Runa's words: somebody in between has blocked the request, or only the answer to it.
+                return await self._resolve(generation, error, marked=marked)
             if may_be_repeated and not marked:
                 log.warning("Refused (%s); sending a marked copy, which tells whether that is an old answer.", error)
                 return await self._try(generation, marked=True, quiet=self.policy.in_flight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from decimal import Decimal
@@ -93,6 +94,15 @@ def test_a_lost_answer_leaves_one_order(runa: RunningSandbox, ledger_file: Path)
     runa.faults({"kind": "drop_after"})
     operator(runa, [row(n) for n in range(3)]).execute(task_context())
     assert runa.stats()["orders"] == {"COMPLETED": 1}
+
+
+def test_an_answer_that_somebody_in_between_blocks_is_no_refusal(runa: RunningSandbox, ledger_file: Path) -> None:
+    runa.faults({"kind": "status_after", "status": 403, "typed": False})
+    rows = [row(n) for n in range(3)]
+    with contextlib.suppress(CampaignUnfinishedError, AirflowFailException):
+        operator(runa, rows).execute(task_context())
+    assert operator(runa, rows).execute(task_context(try_number=2))["rows"] == {"paid": 3}
+    assert runa.stats()["payouts"] == 3
 
 
 def test_a_plan_stops_before_anything_is_sent_and_is_paid_later(runa: RunningSandbox, ledger_file: Path) -> None:
