@@ -21,20 +21,31 @@ from airflow_provider_runa.api.models import EstimateRequest
 _EMAIL = re.compile(r"[^\s\"'<>,;:/=|{}\[\]()@]+@[\w\\-]+(?:\.[\w\\-]+)+")
 
 
+def read_json(name: str, value: Any) -> Any:
+    """Return what a template stands for: text is JSON, anything else is what it is.
+
+    :param name: the parameter, for the error.
+    :param value: the rendered value.
+    :raises InvalidOrderError: if it is text that is not JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value, parse_float=Decimal)
+    except ValueError:
+        raise InvalidOrderError(
+            f"{name}: rendered to text that is not JSON; end the template with '| tojson', "
+            "or set render_template_as_native_obj=True on the DAG"
+        ) from None
+
+
 def read_items(items: Any) -> Sequence[Mapping[str, Any]]:
     """Return items as a list.
 
     :param items: a list, or JSON text of one.
     :raises InvalidOrderError: if it is neither.
     """
-    if isinstance(items, str):
-        try:
-            items = json.loads(items, parse_float=Decimal)
-        except ValueError:
-            raise InvalidOrderError(
-                "items: rendered to text that is not JSON; end the template with '| tojson', "
-                "or set render_template_as_native_obj=True on the DAG"
-            ) from None
+    items = read_json("items", items)
     if not isinstance(items, list | tuple):
         # Whatever else an XCom holds: an iterator or a set has no order that the next attempt could repeat.
         raise InvalidOrderError(f"items: must be a list, not {type(items).__name__}")
@@ -73,6 +84,21 @@ def read_estimate(currency: str, items: Any) -> EstimateRequest:
             for item in read_items(items)
         ],
     )
+
+
+class RecipientsHidden:
+    """For operators and sensors whose fields may name recipients: has them masked before Airflow stores them."""
+
+    template_fields: Sequence[str]
+    items: Any
+
+    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
+        # Airflow's own place to look at rendered fields, for mapped tasks too.
+        super()._do_render_template_fields(parent, *args, **kwargs)  # type: ignore[misc] # of Airflow's class
+        items = getattr(self, "items", None)
+        if isinstance(items, Sequence) and not isinstance(items, str):
+            self.items = list(items)  # the XComs of mapped tasks come as a sequence that fetches one by one
+        hide_recipients(getattr(self, name) for name in self.template_fields)
 
 
 def hide_recipients(fields: Iterable[Any]) -> None:

@@ -25,7 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scripts.airflow_stack import AirflowStack
+from scripts.airflow_stack import FINISHED, AirflowStack
 from scripts.demo import stop_on_signals
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
@@ -40,7 +40,7 @@ def run(airflow: AirflowStack, sandbox: RunningSandbox, dag_id: str, count: int)
     run_id = airflow.trigger(dag_id, {"count": count})
     deadline = time.monotonic() + LONGEST
     shown: dict[str, Any] = {"state": "queued"}
-    while shown["state"] not in ("success", "failed"):
+    while shown["state"] not in FINISHED:
         if time.monotonic() > deadline:
             raise SystemExit(f"not done after {LONGEST} s\n{airflow.explain(dag_id, run_id)}")
         time.sleep(2)

@@ -479,6 +479,14 @@ class Ledger:
                 totals[state] = (rows + count, total + amount * count)
         return totals
 
+    def open_amounts(self, currency: str) -> dict[Decimal, int]:
+        """Return the amounts of all rows that are still to be paid, and how many rows have each.
+
+        :param currency: only rows in this currency.
+        """
+        with self.engine.begin() as connection:
+            return _open_amounts(connection, self._id, currency)
+
     def sent_between(self, since: datetime, until: datetime) -> set[str]:
         """Return the ids of the batches of which a row was sent first in a period.
 
@@ -600,14 +608,18 @@ class Planning:
 
         :param currency: of one currency.
         """
-        unpaid = (
-            _payouts.c.campaign_id == self._campaign_id,
-            _payouts.c.currency == currency,
-            _payouts.c.state.in_((PLANNED, SENT)),
-        )
-        query = sa.select(_payouts.c.amount, sa.func.count()).where(*unpaid).group_by(_payouts.c.amount)
-        found = self._connection.execute(query).all()
-        return sum(count for _, count in found), sum((amount * count for amount, count in found), Decimal(0))
+        found = _open_amounts(self._connection, self._campaign_id, currency)
+        return sum(found.values()), sum((amount * count for amount, count in found.items()), Decimal(0))
+
+
+def _open_amounts(connection: Connection, campaign_id: int, currency: str) -> dict[Decimal, int]:
+    unpaid = (
+        _payouts.c.campaign_id == campaign_id,
+        _payouts.c.currency == currency,
+        _payouts.c.state.in_((PLANNED, SENT)),
+    )
+    query = sa.select(_payouts.c.amount, sa.func.count()).where(*unpaid).group_by(_payouts.c.amount)
+    return {amount: int(count) for amount, count in connection.execute(query)}
 
 
 def _add_batch(

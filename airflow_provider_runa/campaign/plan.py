@@ -20,7 +20,7 @@ from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundErro
 from airflow_provider_runa.api.models import MAX_ITEMS, MultipleProduct, NewOrderItem, Product, SingleProduct
 from airflow_provider_runa.api.products import obstacles
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import FAILED, PAID, REJECTED, Known, Ledger, Planning
+from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PAID, REJECTED, Known, Ledger, Planning
 from airflow_provider_runa.campaign.rows import Payout, read_row
 
 #: Rows that are read, and looked up in the ledger, at a time.
@@ -42,6 +42,13 @@ class Limits:
     total: Decimal | None = None
     per_recipient: Decimal | None = None
     recipients: int | None = None
+
+    def passed_by(self, count: int, total: Decimal) -> Iterator[str]:
+        """Say which limits so many rows with such a sum go over."""
+        if self.recipients is not None and count > self.recipients:
+            yield f"max_recipients: {count} are to be paid, more than the {self.recipients} allowed"
+        if self.total is not None and total > self.total:
+            yield f"max_total: {total} are to be paid, more than the {self.total} allowed"
 
 
 @dataclass
@@ -103,6 +110,28 @@ def plan(
         return _Plan(planning, ledger.campaign, currency, defaults, limits, _Catalogue(product, currency)).make(rows)
 
 
+def check_planned(ledger: Ledger, *, currency: str, limits: Limits) -> None:
+    """Check that what is planned, by whichever run, is in a currency and within limits.
+
+    :param ledger: the ledger of the campaign.
+    :param currency: currency of the balance that pays.
+    :param limits: what may not be gone over.
+    :raises InvalidCampaignError: if it is not.
+    """
+    for finding in _obstacles_to_paying(ledger, currency, limits):
+        raise InvalidCampaignError(f"{finding}. Nothing was sent")
+
+
+def _obstacles_to_paying(ledger: Ledger, currency: str, limits: Limits) -> Iterator[str]:
+    if other := sorted({batch.currency for batch in ledger.batches(OPEN)} - {currency}):
+        yield f"currency: is {currency}, but what is planned is in {', '.join(other)}"
+    amounts = ledger.open_amounts(currency)
+    yield from limits.passed_by(sum(amounts.values()), sum((amount * n for amount, n in amounts.items()), Decimal(0)))
+    limit = limits.per_recipient
+    if limit is not None and amounts and max(amounts) > limit:
+        yield f"max_per_recipient: {max(amounts)} is planned for one, more than the {limit} allowed"
+
+
 class _Plan:
     def __init__(
         self,
@@ -134,7 +163,8 @@ class _Plan:
         for group in self.groups.values():
             self._write(group)
         self.report.to_pay, self.report.total = self.planning.open_totals(self.currency)
-        self._check_totals()
+        for finding in self.limits.passed_by(self.report.to_pay, self.report.total):
+            self._find(finding)
         if self.found:
             more = f"; and {self.found - NAMED} more" if self.found > NAMED else ""
             raise InvalidCampaignError(f"{'; '.join(self.findings)}{more}. Nothing was planned, and nothing was sent.")
@@ -193,14 +223,6 @@ class _Plan:
         payouts = [payout for payout, _ in group.values()]
         self.planning.add(payouts, known, currency=self.currency, description=self.campaign)
         self.written.extend(group)
-
-    def _check_totals(self) -> None:
-        if self.limits.recipients is not None and self.report.to_pay > self.limits.recipients:
-            self._find(
-                f"max_recipients: {self.report.to_pay} are to be paid, more than the {self.limits.recipients} allowed"
-            )
-        if self.limits.total is not None and self.report.total > self.limits.total:
-            self._find(f"max_total: {self.report.total} are to be paid, more than the {self.limits.total} allowed")
 
     def _find(self, finding: str) -> None:
         self.found += 1

@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator, for_airflow
-from airflow_provider_runa.rendered import hide_recipients
+from airflow_provider_runa.rendered import RecipientsHidden, hide_recipients
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
@@ -46,15 +46,11 @@ RETURNED = (
 
 
 class _FromFunction(DecoratedOperator):
-    """Calls the function, and has its arguments masked."""
+    """Calls the function."""
 
     def _call(self, context: Context) -> Any:
         context_merge(context, self.op_kwargs)
         return self.python_callable(*self.op_args, **determine_kwargs(self.python_callable, self.op_args, context))
-
-    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
-        super()._do_render_template_fields(parent, *args, **kwargs)
-        hide_recipients(getattr(self, name) for name in self.template_fields)
 
 
 class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
@@ -119,7 +115,7 @@ class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
                 setattr(self, f"_has_{name}", True)  # returned without a value it must not be gone
 
 
-class RunaPayoutDecoratedOperator(_FromFunction, RunaPayoutOperator):
+class RunaPayoutDecoratedOperator(RecipientsHidden, _FromFunction, RunaPayoutOperator):
     """Pays the rows that a function returns or yields; see :class:`RunaPayoutOperator` for the parameters.
 
     :param python_callable: the function; it is called when the campaign is planned, and not in mode ``"pay"``.

@@ -16,13 +16,13 @@ from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundErro
 from airflow_provider_runa.api.products import obstacles
 from airflow_provider_runa.asking import FINAL, refused
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
-from airflow_provider_runa.rendered import hide_recipients, read_amount, read_estimate
+from airflow_provider_runa.rendered import RecipientsHidden, read_amount, read_estimate
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class RunaEstimateOrderOperator(BaseOperator):
+class RunaEstimateOrderOperator(RecipientsHidden, BaseOperator):
     """Asks Runa what an order would cost. Nobody is paid. The playground has no estimates.
 
     Returns ``{"currency", "total_price", "total_discount", "face_value", "items"}``: what the balance of ``currency``
@@ -74,12 +74,6 @@ class RunaEstimateOrderOperator(BaseOperator):
             "face_value": f"{sum(item.face_value for item in request.items):.2f}",
             "items": len(request.items),
         }
-
-    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
-        super()._do_render_template_fields(parent, *args, **kwargs)
-        if isinstance(self.items, Sequence) and not isinstance(self.items, str):
-            self.items = list(self.items)  # the XComs of mapped tasks come as a sequence that fetches one by one
-        hide_recipients(getattr(self, name) for name in self.template_fields)
 
 
 class RunaCheckProductOperator(BaseOperator):

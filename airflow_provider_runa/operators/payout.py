@@ -26,9 +26,9 @@ from airflow_provider_runa.campaign.errors import (
     CampaignUnfinishedError,
     InvalidCampaignError,
 )
-from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PLACED, PLANNED, REJECTED, SENT, Ledger, campaigns
+from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PLACED, PLANNED, REJECTED, Ledger, campaigns
 from airflow_provider_runa.campaign.pay import Paid, pay, settle
-from airflow_provider_runa.campaign.plan import Limits, plan
+from airflow_provider_runa.campaign.plan import Limits, check_planned, plan
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
 from airflow_provider_runa.lineage import lineage_of, tell_assets
 from airflow_provider_runa.links import RunaPortalLink
@@ -38,7 +38,7 @@ from airflow_provider_runa.operators.runa import INLINE_SECONDS, for_airflow, in
 from airflow_provider_runa.placement.errors import PlacementError
 from airflow_provider_runa.placement.identity import MAX_DESCRIPTION
 from airflow_provider_runa.placement.place import Policy
-from airflow_provider_runa.rendered import read_amount
+from airflow_provider_runa.rendered import read_amount, read_json
 from airflow_provider_runa.triggers.runa import RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class RunaPayoutOperator(BaseOperator):
                 if self.mode == "plan":
                     return self._tell(context, self._summary(ledger))
                 if self.mode == "pay":
-                    self._check_planned(ledger)
+                    check_planned(ledger, currency=self.currency, limits=self._limits())
                 if self.check_balance:
                     self._check_balance(ledger)
                 deadline = self.clock.now() + timedelta(seconds=self.timeout)
@@ -224,14 +224,7 @@ class RunaPayoutOperator(BaseOperator):
         :param context: the task's context.
         """
         rows = self.rows.rows if isinstance(self.rows, _HiddenRows) else self.rows
-        if isinstance(rows, str):
-            try:
-                rows = json.loads(rows, parse_float=Decimal)
-            except ValueError:
-                raise InvalidOrderError(
-                    "rows: rendered to text that is not JSON; end the template with '| tojson', "
-                    "or set render_template_as_native_obj=True on the DAG"
-                ) from None
+        rows = read_json("rows", rows)
         if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
             raise InvalidOrderError(f"rows: must be a list, not {type(rows).__name__}")
         yield from rows
@@ -268,29 +261,6 @@ class RunaPayoutOperator(BaseOperator):
             per_recipient=self._amount("max_per_recipient"),
             recipients=self._count("max_recipients"),
         )
-
-    def _check_planned(self, ledger: Ledger) -> None:
-        """See that what others have planned by now is within this task's limits, and in its currency."""
-        limits = self._limits()
-        if other := sorted({batch.currency for batch in ledger.batches(OPEN)} - {self.currency}):
-            raise InvalidCampaignError(
-                f"currency: is {self.currency}, but what is planned is in {', '.join(other)}. Nothing was sent"
-            )
-        amounts = [row["amount"] for row in ledger.rows(PLANNED, SENT) if row["currency"] == self.currency]
-        if limits.recipients is not None and len(amounts) > limits.recipients:
-            raise InvalidCampaignError(
-                f"max_recipients: {len(amounts)} are to be paid, more than the {limits.recipients} allowed. "
-                "Nothing was sent"
-            )
-        if limits.total is not None and sum(amounts) > limits.total:
-            raise InvalidCampaignError(
-                f"max_total: {sum(amounts)} are to be paid, more than the {limits.total} allowed. Nothing was sent"
-            )
-        if limits.per_recipient is not None and max(amounts, default=limits.per_recipient) > limits.per_recipient:
-            raise InvalidCampaignError(
-                f"max_per_recipient: {max(amounts)} is planned for one, more than the {limits.per_recipient} allowed. "
-                "Nothing was sent"
-            )
 
     def _plan(self, ledger: Ledger, context: Context) -> None:
         with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:

@@ -27,7 +27,7 @@ from airflow_provider_runa.placement.errors import (
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
 from airflow_provider_runa.placement.ports import run_blocking
-from airflow_provider_runa.rendered import hide_recipients, read_amount, read_items
+from airflow_provider_runa.rendered import RecipientsHidden, read_amount, read_items
 from airflow_provider_runa.triggers.runa import UNREADABLE, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _FIRST_PAUSES = (1.0, 2.0, 4.0, 8.0)
 _LEFT_OUT: Any = object()
 
 
-class RunaCreateOrderOperator(BaseOperator):
+class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
     """Places one Runa order, exactly once, and returns its id.
 
     However often the task is retried, cleared or killed: as long as the order's identity is the same, there is at
@@ -209,14 +209,6 @@ class RunaCreateOrderOperator(BaseOperator):
             counts={"items": told["items"]} if told["items"] else {},
             amounts=amounts,
         )
-
-    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
-        # Airflow's own place to look at rendered fields, for mapped tasks too. They are stored in clear unless what
-        # must not be seen has been registered before.
-        super()._do_render_template_fields(parent, *args, **kwargs)
-        if isinstance(self.items, Sequence) and not isinstance(self.items, str):
-            self.items = list(self.items)  # the XComs of mapped tasks come as a sequence that fetches one by one
-        hide_recipients(getattr(self, name) for name in self.template_fields)
 
     # -- placing ----------------------------------------------------------------------------------------------------
 

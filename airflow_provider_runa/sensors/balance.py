@@ -21,16 +21,16 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_runa.api.errors import RunaError
 from airflow_provider_runa.asking import FINAL, refused
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
-from airflow_provider_runa.rendered import hide_recipients, read_amount, read_estimate
+from airflow_provider_runa.rendered import RecipientsHidden, read_amount, read_estimate
 from airflow_provider_runa.sensors._waiting import NoUseWaiting
-from airflow_provider_runa.triggers.balance import RunaBalanceTrigger, read_event
-from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE
+from airflow_provider_runa.triggers.balance import STATUSES, RunaBalanceTrigger
+from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE, read_event
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class RunaBalanceSensor(BaseSensorOperator):
+class RunaBalanceSensor(RecipientsHidden, BaseSensorOperator):
     """Waits until the balance of a currency covers an amount, or what an order of ``items`` would cost.
 
     It reserves nothing: another order may spend the balance in between. With ``soft_fail=True`` the task is skipped
@@ -119,7 +119,7 @@ class RunaBalanceSensor(BaseSensorOperator):
         :param context: the task's context.
         :param event: the event of :class:`RunaBalanceTrigger`.
         """
-        event = read_event(event)
+        event = read_event(event, statuses=STATUSES, needs="amount")
         if event["status"] == UNREADABLE:
             raise _unreadable(event.get("reason"))
         if event["status"] == TIMED_OUT:
@@ -153,12 +153,6 @@ class RunaBalanceSensor(BaseSensorOperator):
         if balance < self._needed:
             return None
         return {"currency": self.currency, "amount": str(self._needed), "balance": str(balance)}
-
-    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
-        super()._do_render_template_fields(parent, *args, **kwargs)
-        if isinstance(self.items, Sequence) and not isinstance(self.items, str):
-            self.items = list(self.items)  # the XComs of mapped tasks come as a sequence that fetches one by one
-        hide_recipients(getattr(self, name) for name in self.template_fields)
 
 
 def _unreadable(reason: Any) -> RunaError:

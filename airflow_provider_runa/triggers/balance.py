@@ -18,8 +18,9 @@ from airflow_provider_runa.triggers.runa import MIN_PAUSE, TIMED_OUT, UNREADABLE
 
 log = logging.getLogger(__name__)
 
-#: What an event's ``status`` may be, besides ``timed_out`` and ``unreadable``.
+#: What an event's ``status`` may be.
 COVERED = "covered"
+STATUSES = (COVERED, TIMED_OUT, UNREADABLE)
 
 
 class RunaBalanceTrigger(BaseTrigger):
@@ -91,15 +92,3 @@ class RunaBalanceTrigger(BaseTrigger):
     def _event(self, status: str, balance: Decimal | None) -> dict[str, Any]:
         told = None if balance is None else str(balance)
         return {"status": status, "currency": self.currency, "amount": self.amount, "balance": told}
-
-
-def read_event(event: Any) -> dict[str, Any]:
-    """Return the event of a :class:`RunaBalanceTrigger`, checked.
-
-    :param event: what Airflow handed to ``execute_complete``.
-    :raises ValueError: if it is missing or not one of its events: waiting must never end by mistake.
-    """
-    if isinstance(event, dict) and event.get("status") in (COVERED, TIMED_OUT, UNREADABLE) and event.get("amount"):
-        return event
-    kind = event.get("status") if isinstance(event, dict) else type(event).__name__
-    raise ValueError(f"The trigger's event is missing or unknown ({kind!r}). Clear the task: it looks again.")

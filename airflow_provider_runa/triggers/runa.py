@@ -109,13 +109,17 @@ class RunaOrderTrigger(BaseTrigger):
         return max(MIN_PAUSE, min(self.poll_interval, rest))
 
 
-def read_event(event: Any) -> dict[str, Any]:
-    """Return the event of a :class:`RunaOrderTrigger`, checked.
+def read_event(
+    event: Any, *, statuses: Sequence[str] = (SETTLED, TIMED_OUT, UNREADABLE), needs: str = "orders"
+) -> dict[str, Any]:
+    """Return the event of a trigger, checked.
 
     :param event: what Airflow handed to ``execute_complete``.
+    :param statuses: what its ``status`` may be. Default: those of a :class:`RunaOrderTrigger`.
+    :param needs: what it must not be without. Default: ``orders``, which is a :class:`RunaOrderTrigger`'s.
     :raises ValueError: if it is missing or not one of its events: waiting must never end by mistake.
     """
-    if isinstance(event, dict) and event.get("status") in (SETTLED, TIMED_OUT, UNREADABLE) and event.get("orders"):
+    if isinstance(event, dict) and event.get("status") in statuses and event.get(needs):
         return event
     kind = event.get("status") if isinstance(event, dict) else type(event).__name__
     raise ValueError(f"The trigger's event is missing or unknown ({kind!r}). Clear the task: it looks again.")
