@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CELERY_STAMP := $(VENV)/.installed-celery
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres redis test test-unit test-e2e test-celery soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md matrix matrix-oldest docs/compatibility.md constraints clean
+.PHONY: help venv lint postgres redis test test-unit test-e2e test-celery dist test-dist release-check soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md matrix matrix-oldest matrix-newest docs/compatibility.md constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9/.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -46,11 +46,11 @@ $(CELERY_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group celery
 	touch $@
 
-test: $(STAMP) ## all tests but test-celery
-	$(BIN)/python -m pytest -m 'not celery'
+test: $(STAMP) ## all tests but test-celery and test-dist
+	$(BIN)/python -m pytest -m 'not celery and not dist'
 
 test-unit: $(STAMP) ## all but the tests on a real Airflow
-	$(BIN)/python -m pytest -m 'not e2e and not celery' -n 2
+	$(BIN)/python -m pytest -m 'not e2e and not celery and not dist' -n 2
 
 test-e2e: $(STAMP) ## the tests on a real Airflow
 	$(BIN)/python -m pytest -m e2e
@@ -58,11 +58,25 @@ test-e2e: $(STAMP) ## the tests on a real Airflow
 test-celery: $(CELERY_STAMP) ## 200 orders on Celery while its processes are killed (about 6 minutes; see docs/celery.md)
 	$(BIN)/python -m pytest -m celery
 
+dist: $(STAMP) ## sdist and wheel, in .build/dist
+	rm -rf .build/dist
+	$(BIN)/uv build --quiet --out-dir .build/dist
+	$(BIN)/twine check --strict .build/dist/*
+
+test-dist: dist ## the wheel, installed in a fresh environment, away from the sources
+	$(BIN)/python -m pytest -m dist tests/test_dist.py
+
+release-check: $(STAMP) ## may TAG be published: it names the version, and the changelog tells of it
+	$(BIN)/python -m scripts.release_check "$$TAG"
+
 matrix: $(STAMP) ## the wheel on every supported Airflow and Python (5 minutes a cell)
 	$(BIN)/nox --session matrix
 
 matrix-oldest: $(STAMP) ## the wheel on the oldest of both
 	$(BIN)/nox --session matrix --tags oldest
+
+matrix-newest: $(STAMP) ## the wheel on the newest of both
+	$(BIN)/nox --session matrix --tags newest
 
 docs/compatibility.md: $(STAMP) ## the table of supported releases, from the last `make matrix`
 	$(BIN)/python -m scripts.matrix_table > $@

@@ -25,7 +25,7 @@ nox.options.envdir = ".build/nox"
 ROOT = Path(__file__).parent
 RESULTS = ROOT / ".build" / "matrix"
 
-# Airflow -> the Pythons it supports, of those the provider does. The first is the oldest of both.
+# Airflow -> the Pythons it supports, of those the provider does. From the oldest of both to the newest of both.
 MATRIX = {
     "2.11.2": ("3.11", "3.12"),
     "3.0.6": ("3.11", "3.12"),
@@ -36,12 +36,11 @@ MATRIX = {
 # Airflow does not bound its dependencies above: what came out after it may not fit any more.
 AS_OF = {"2.11.2": "2026-03-15", "3.0.6": "2026-03-15"}
 
-CELLS = [
-    nox.param(python, airflow, id=f"{airflow}-py{python}", tags=["oldest"] if number == 0 else [])
-    for number, (airflow, python) in enumerate((airflow, python) for airflow in MATRIX for python in MATRIX[airflow])
-]
+PAIRS = [(python, airflow) for airflow in MATRIX for python in MATRIX[airflow]]
+TAGS = {PAIRS[0]: ["oldest"], PAIRS[-1]: ["newest"]}
+CELLS = [nox.param(*pair, id=f"{pair[1]}-py{pair[0]}", tags=TAGS.get(pair, [])) for pair in PAIRS]
 # Hunting mutants copies and changes the sources: it tests the tests, not the provider.
-UNIT = ("-m", "not e2e and not celery", "-n", "2", "--ignore", "tests/placement/test_mutants.py")
+UNIT = ("-m", "not e2e and not celery and not dist", "-n", "2", "--ignore", "tests/placement/test_mutants.py")
 END_TO_END = ("tests/e2e/test_every_release.py",)
 
 FOUND = """
@@ -81,9 +80,9 @@ def matrix(session: nox.Session, airflow: str) -> None:
     (wheel,) = work.glob("*.whl")
     as_of = ("--exclude-newer", AS_OF[airflow]) if airflow in AS_OF else ()
     session.install(*as_of, f"apache-airflow=={airflow}", f"{wheel}[sandbox]", "--group", "test")
-    for part in ("tests", "scripts", "example_dags", "docs", "benchmarks"):
+    for part in ("tests", "scripts", "example_dags", "docs", "benchmarks", ".github"):
         shutil.copytree(ROOT / part, work / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for part in ("pyproject.toml", "README.md", "LICENSE", "Makefile"):
+    for part in ("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile"):
         shutil.copy(ROOT / part, work)
     with session.chdir(work):
         found = json.loads(session.run("python", "-W", "ignore", "-c", FOUND, silent=True).splitlines()[-1])

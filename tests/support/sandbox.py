@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -65,12 +66,14 @@ class RunningSandbox:
 
 
 @contextmanager
-def start_sandbox(*options: str) -> Iterator[RunningSandbox]:
+def start_sandbox(*options: str, python: str = sys.executable, cwd: Path | None = None) -> Iterator[RunningSandbox]:
     """Run a sandbox on a free port of this machine until the block ends.
 
     :param options: further options of its command line.
+    :param python: the interpreter that runs it. Default: the tests' own.
+    :param cwd: where it runs, which is the first place that the package is looked for. Default: here.
     """
-    command = [sys.executable, "-m", "airflow_provider_runa.sandbox", "--port", "0", *options]
+    command = [python, "-m", "airflow_provider_runa.sandbox", "--port", "0", *options]
     # In a session of its own, so that Ctrl-C reaches it by way of this block's end and not in the middle of something.
     process = subprocess.Popen(
         command,
@@ -78,6 +81,7 @@ def start_sandbox(*options: str) -> Iterator[RunningSandbox]:
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
+        cwd=cwd,
     )
     try:
         assert process.stdout is not None
