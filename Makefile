@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CELERY_STAMP := $(VENV)/.installed-celery
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres redis test test-unit test-e2e test-celery dist test-dist release-check soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md matrix matrix-oldest matrix-newest docs/compatibility.md constraints clean
+.PHONY: help venv lint postgres redis test test-unit test-e2e test-celery dist test-dist release-check soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md matrix matrix-oldest matrix-newest docs/compatibility.md chromium screenshots constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9/.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -42,6 +42,15 @@ redis: ## a Redis server for test-celery: Debian's package, if there is none and
 	  echo "There is no Redis server, and only root can install one: test-celery is skipped."; \
 	fi
 
+chromium: ## a browser for the tests of the UI: Debian's package, if there is none and we are root
+	@if command -v chromium >/dev/null; then \
+	  echo "There is Chromium."; \
+	elif [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	else \
+	  echo "There is no Chromium, and only root can install it: the tests of the UI are skipped."; \
+	fi
+
 $(CELERY_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group celery
 	touch $@
@@ -68,6 +77,9 @@ test-dist: dist ## the wheel, installed in a fresh environment, away from the so
 
 release-check: $(STAMP) ## may TAG be published: it names the version, and the changelog tells of it
 	$(BIN)/python -m scripts.release_check "$$TAG"
+
+screenshots: $(STAMP) ## the pictures of docs/ui.md, as the tests of the UI see it
+	RUNA_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser
 
 matrix: $(STAMP) ## the wheel on every supported Airflow and Python (5 minutes a cell)
 	$(BIN)/nox --session matrix
