@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CELERY_STAMP := $(VENV)/.installed-celery
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres redis test test-unit test-e2e test-celery soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md matrix matrix-oldest docs/compatibility.md constraints clean
+.PHONY: help venv lint postgres redis test test-unit test-e2e test-celery soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs docs/errors.md docs-links matrix matrix-oldest docs/compatibility.md constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9/.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -16,7 +16,7 @@ venv: $(STAMP) ## set up the virtual environment
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[sandbox]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --group docs --editable '.[sandbox]'
 	touch $@
 
 lint: $(STAMP) ## ruff (lint and format), mypy strict
@@ -74,6 +74,14 @@ soak: $(STAMP) ## many schedules of hostile events against placing and campaigns
 mutants: $(STAMP) ## wrong algorithms, each of which the tests of placing must notice
 	$(BIN)/python -m tests.placement.mutants
 
+docs: $(STAMP) ## the documentation site, in .build/docs; every warning is an error
+	rm -rf docs/reference .build/docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q docs .build/docs
+	$(BIN)/codespell README.md docs example_dags airflow_provider_runa
+
+docs-links: $(STAMP) ## follow the links to other sites, which takes a network: not a part of CI
+	$(BIN)/python -m sphinx -b linkcheck -n -q docs .build/linkcheck
+
 docs/errors.md: $(STAMP) ## the table of errors, from the code
 	$(BIN)/python -m scripts.error_table > $@
 
@@ -103,11 +111,11 @@ bench-campaign: $(STAMP) ## a campaign in a real Airflow, against a POST task an
 constraints: ## pin what a fresh environment holds: names and versions only
 	rm -rf .build/constraints && $(PYTHON) -m venv .build/constraints
 	.build/constraints/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.build/constraints/bin/python -m pip install --quiet --group dev --group celery --editable '.[sandbox]'
+	.build/constraints/bin/python -m pip install --quiet --group dev --group celery --group docs --editable '.[sandbox]'
 	(echo '# Versions this project was tested with (Python 3.11). Made by `make constraints`.'; \
 	 .build/constraints/bin/python -m pip list --format freeze --exclude-editable \
 	 --exclude pip --exclude setuptools --exclude wheel) > constraints.txt
 	rm -rf .build/constraints
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .build docs/reference .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -117,7 +117,7 @@ class RunaBalanceSensor(BaseSensorOperator):
         """Take up the trigger's event.
 
         :param context: the task's context.
-        :param event: the event of :class:`RunaBalanceTrigger`.
+        :param event: the event of :class:`~.RunaBalanceTrigger`.
         """
         event = read_event(event)
         if event["status"] == UNREADABLE:
