@@ -1,4 +1,5 @@
 """The example of testing a DAG, which the documentation shows."""
+
 # -- from here on it is in docs/howto/testing.md
 
 import json
@@ -29,3 +30,8 @@ def test_it_pays_once_even_if_the_answer_is_lost(sandbox):
     stats = httpx.get(f"{sandbox}/stats").json()
     assert stats["requests"]["POST /order"] == 2
     assert stats["payouts"] == 1
+
+
+# -- up to here
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("examples")]
