@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CELERY_STAMP := $(VENV)/.installed-celery
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres redis test test-unit test-e2e test-celery dist test-dist release-check soak mutants demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign docs/errors.md matrix matrix-oldest matrix-newest docs/compatibility.md chromium screenshots constraints clean
+.PHONY: help venv lint postgres redis chromium test test-unit test-e2e test-celery dist test-dist release-check screenshots matrix matrix-oldest matrix-newest docs/compatibility.md soak mutants docs docs-links docs/errors.md demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9/.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -16,7 +16,7 @@ venv: $(STAMP) ## set up the virtual environment
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[sandbox]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --group docs --editable '.[sandbox]'
 	touch $@
 
 lint: $(STAMP) ## ruff (lint and format), mypy strict
@@ -24,32 +24,25 @@ lint: $(STAMP) ## ruff (lint and format), mypy strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-postgres: ## a PostgreSQL server for the tests: Debian's package, if there is none and we are root
-	@if command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
-	  echo "There is a PostgreSQL server."; \
-	elif [ "$$(id -u)" = 0 ]; then \
-	  apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; \
-	else \
-	  echo "There is no PostgreSQL server, and only root can install one: the tests that need it are skipped."; \
-	fi
+# Installs Debian's package, if there is none and we are root: $(call debian,what it is,is it here?,package,who needs it)
+define debian
+@if $(2); then \
+  echo "$(1) is here."; \
+elif [ "$$(id -u)" = 0 ]; then \
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends $(3); \
+else \
+  echo "$(1) is missing, and only root can install it: $(4) will be skipped."; \
+fi
+endef
 
-redis: ## a Redis server for test-celery: Debian's package, if there is none and we are root
-	@if command -v redis-server >/dev/null; then \
-	  echo "There is a Redis server."; \
-	elif [ "$$(id -u)" = 0 ]; then \
-	  apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server; \
-	else \
-	  echo "There is no Redis server, and only root can install one: test-celery is skipped."; \
-	fi
+postgres: ## a PostgreSQL server for the tests (installs a package, if we are root)
+	$(call debian,A PostgreSQL server,command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1,postgresql,the tests that need it)
 
-chromium: ## a browser for the tests of the UI: Debian's package, if there is none and we are root
-	@if command -v chromium >/dev/null; then \
-	  echo "There is Chromium."; \
-	elif [ "$$(id -u)" = 0 ]; then \
-	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
-	else \
-	  echo "There is no Chromium, and only root can install it: the tests of the UI are skipped."; \
-	fi
+redis: ## a Redis server for test-celery (installs a package, if we are root)
+	$(call debian,A Redis server,command -v redis-server >/dev/null,redis-server,test-celery)
+
+chromium: ## a browser for the tests of the UI (installs a package, if we are root)
+	$(call debian,Chromium,command -v chromium >/dev/null,chromium,the tests of the UI)
 
 $(CELERY_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group celery
@@ -100,6 +93,14 @@ soak: $(STAMP) ## many schedules of hostile events against placing and campaigns
 mutants: $(STAMP) ## wrong algorithms, each of which the tests of placing must notice
 	$(BIN)/python -m tests.placement.mutants
 
+docs: $(STAMP) ## the documentation site, in .build/docs; every warning is an error
+	rm -rf docs/reference .build/docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q docs .build/docs
+	$(BIN)/codespell README.md docs example_dags airflow_provider_runa
+
+docs-links: $(STAMP) ## follow the links to other sites, which takes a network: not a part of CI
+	$(BIN)/python -m sphinx -b linkcheck -n -q docs .build/linkcheck
+
 docs/errors.md: $(STAMP) ## the table of errors, from the code
 	$(BIN)/python -m scripts.error_table > $@
 
@@ -129,11 +130,11 @@ bench-campaign: $(STAMP) ## a campaign in a real Airflow, against a POST task an
 constraints: ## pin what a fresh environment holds: names and versions only
 	rm -rf .build/constraints && $(PYTHON) -m venv .build/constraints
 	.build/constraints/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.build/constraints/bin/python -m pip install --quiet --group dev --group celery --editable '.[sandbox]'
+	.build/constraints/bin/python -m pip install --quiet --group dev --group celery --group docs --editable '.[sandbox]'
 	(echo '# Versions this project was tested with (Python 3.11). Made by `make constraints`.'; \
 	 .build/constraints/bin/python -m pip list --format freeze --exclude-editable \
 	 --exclude pip --exclude setuptools --exclude wheel) > constraints.txt
 	rm -rf .build/constraints
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .build docs/reference .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
-from airflow.providers.common.compat.sdk import Connection
-from sqlalchemy.engine import Engine
-
-from airflow_provider_runa.campaign.ledger import create, open_engine
+from airflow_provider_runa._cli import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings
 from airflow_provider_runa.campaign.reconcile import Difference
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook, RunaSettings
-from airflow_provider_runa.operators._ledger import ledger_engine
 from airflow_provider_runa.operators.reconcile import compare, moment, told
 
 SAME, DIFFERENT, FAILED = 0, 1, 2
@@ -37,12 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--campaign", metavar="NAME", help="only this campaign (default: all, and those that the ledger has lost)")
     add("--since", type=_moment, metavar="DATE", help="only orders placed at or after this date or time (UTC)")
     add("--until", type=_moment, metavar="DATE", help="only orders placed before this date or time (UTC)")
-    add("--ledger", required=True, metavar="CONN_ID_OR_URL", help="Airflow connection, or a URL of SQLAlchemy's")
-    add(
-        "--runa",
-        metavar="CONN_ID",
-        help=f"Airflow connection (default: RUNA_API_KEY and RUNA_BASE_URL of the environment, or {DEFAULT_CONN_ID})",
-    )
+    add("--ledger", required=True, metavar="CONN_ID_OR_URL", help=LEDGER_HELP)
+    add("--runa", metavar="CONN_ID", help=RUNA_HELP)
     return parser
 
 
@@ -65,39 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--campaign or --since is needed")
     try:
         # Airflow before 3.1 logs to the standard output, where only the answer belongs.
-        with contextlib.redirect_stdout(sys.stderr), _ledger(options.ledger) as engine:
+        with contextlib.redirect_stdout(sys.stderr), open_ledger(options.ledger) as engine:
             period = {"since": options.since, "until": options.until}
-            result = compare(engine, _runa(options.runa), campaign=options.campaign, **period)
+            result = compare(engine, runa_settings(options.runa), campaign=options.campaign, **period)
     except Exception as error:  # whatever it is: status 1 would say that something differs
-        print(f"Could not look: {str(error).partition(chr(10))[0] or type(error).__name__}", file=sys.stderr)
+        print(f"Could not look: {one_line(error)}", file=sys.stderr)
         return FAILED
     if result.differences:
         _print_table(result.differences)
     print(told(result))
     return DIFFERENT if result.differences else SAME
-
-
-@contextlib.contextmanager
-def _ledger(name: str) -> Iterator[Engine]:
-    if "://" not in name:
-        with ledger_engine(name) as engine:
-            yield engine
-        return
-    engine = open_engine(name)
-    try:
-        create(engine)
-        yield engine
-    finally:
-        engine.dispose()
-
-
-def _runa(conn_id: str | None) -> RunaSettings:
-    api_key = os.environ.get("RUNA_API_KEY")
-    if conn_id is None and api_key:
-        host = os.environ.get("RUNA_BASE_URL")
-        connection = Connection(conn_id="RUNA_API_KEY", conn_type="runa", password=api_key, host=host)
-        return RunaSettings.from_connection(connection)
-    return RunaHook(conn_id or DEFAULT_CONN_ID).get_settings()
 
 
 def _print_table(differences: Sequence[Difference]) -> None:

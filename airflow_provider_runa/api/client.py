@@ -189,16 +189,7 @@ class _Pace:
 
 
 class _Base:
-    """What both clients have in common: settings, headers, and when to ask again.
-
-    :param api_key: the API key.
-    :param base_url: base URL, e.g. ``https://playground.runa.io/v2``.
-    :param api_version: dated version of the API; sent always, because Runa would use the account's otherwise.
-    :param timeout: how long one request may take, in seconds.
-    :param orders_per_minute: how many order requests are sent in any 60 seconds.
-    :param monotonic: the clock that paces order requests, in seconds.
-    :param rng: randomness of the pauses between two attempts.
-    """
+    """What both clients have in common: settings, headers, and when to ask again. Parameters: see the clients."""
 
     def __init__(
         self,
@@ -254,8 +245,13 @@ class _Base:
 class RunaClient(_Base):
     """Runa's endpoints for synchronous code. Safe to share between threads; close it, or use it in a ``with``.
 
-    For the parameters see the source of the base class; further:
-
+    :param api_key: the API key.
+    :param base_url: base URL, e.g. ``https://playground.runa.io/v2``.
+    :param api_version: dated version of the API; sent always, because Runa would use the account's otherwise.
+    :param timeout: how long one request may take, in seconds.
+    :param orders_per_minute: how many order requests are sent in any 60 seconds.
+    :param monotonic: the clock that paces order requests, in seconds.
+    :param rng: randomness of the pauses between two attempts.
     :param transport: instead of the network, for tests.
     :param sleep: how to wait, in seconds.
     """
@@ -404,6 +400,13 @@ class RunaClient(_Base):
 class AsyncRunaClient(_Base):
     """Runa's endpoints for asynchronous code, with the names of :class:`RunaClient`; use it in an ``async with``.
 
+    :param api_key: the API key.
+    :param base_url: base URL, e.g. ``https://playground.runa.io/v2``.
+    :param api_version: dated version of the API; sent always, because Runa would use the account's otherwise.
+    :param timeout: how long one request may take, in seconds.
+    :param orders_per_minute: how many order requests are sent in any 60 seconds.
+    :param monotonic: the clock that paces order requests, in seconds.
+    :param rng: randomness of the pauses between two attempts.
     :param transport: instead of the network, for tests.
     :param sleep: how to wait, in seconds.
     """

@@ -54,7 +54,7 @@ class _FromFunction(DecoratedOperator):
 
 
 class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
-    """Places the order whose items a function returns; see :class:`RunaCreateOrderOperator` for the parameters.
+    """Places the order whose items a function returns; see :class:`~.RunaCreateOrderOperator` for the parameters.
 
     :param python_callable: the function.
     :param op_args: its positional arguments. (templated)
@@ -116,7 +116,7 @@ class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
 
 
 class RunaPayoutDecoratedOperator(RecipientsHidden, _FromFunction, RunaPayoutOperator):
-    """Pays the rows that a function returns or yields; see :class:`RunaPayoutOperator` for the parameters.
+    """Pays the rows that a function returns or yields; see :class:`~.RunaPayoutOperator` for the parameters.
 
     :param python_callable: the function; it is called when the campaign is planned, and not in mode ``"pay"``.
     :param op_args: its positional arguments. (templated)

@@ -186,7 +186,7 @@ class RunaPayoutOperator(BaseOperator):
         """Take up the orders again after the trigger's event.
 
         :param context: the task's context.
-        :param event: the event of :class:`RunaOrderTrigger`.
+        :param event: the event of :class:`~.RunaOrderTrigger`.
         """
         read_event(event)
         try:

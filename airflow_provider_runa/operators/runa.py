@@ -166,7 +166,7 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         """Take up the order again after the trigger's event.
 
         :param context: the task's context.
-        :param event: the event of :class:`RunaOrderTrigger`.
+        :param event: the event of :class:`~.RunaOrderTrigger`.
         """
         event = read_event(event)
         (order_id,) = event["orders"]

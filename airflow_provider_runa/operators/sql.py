@@ -19,7 +19,7 @@ FETCHED = 1000
 
 
 class SqlToRunaOperator(RunaPayoutOperator):
-    """Pays what a query returns, each recipient key of the campaign once; see :class:`RunaPayoutOperator` for the rest.
+    """Pays what a query returns, each recipient key once a campaign; for the rest see :class:`~.RunaPayoutOperator`.
 
     Rows are fetched a thousand at a time and go into the ledger as they come, so that memory does not grow with
     their number. For the connection's type its provider must be installed, on top of the common-sql provider.
@@ -30,7 +30,7 @@ class SqlToRunaOperator(RunaPayoutOperator):
         "reward", "email_address": "email"}``; other columns are ignored. Left out, the columns must have the fields'
         names. (templated)
     :param parameters: parameters of the query, in the way of its driver. (templated)
-    :param kwargs: parameters of :class:`RunaPayoutOperator`, other than ``rows``.
+    :param kwargs: parameters of :class:`~.RunaPayoutOperator`, other than ``rows``.
     """
 
     template_fields: Sequence[str] = (

@@ -106,7 +106,7 @@ class Attempt:
         request. Default: 28 days.
     :param exclusive: whether the record is never lost, and no earlier attempt can write it any more. Then no record
         proves that nothing was sent; and a refusal proves that nobody was, and will be, paid by this identity, if every
-        key that was sent before is spent (see :attr:`RefusedError.nobody_was_paid`).
+        key that was sent before is spent (see :attr:`~.RefusedError.nobody_was_paid`).
     """
 
     number: int

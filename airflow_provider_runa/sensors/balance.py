@@ -117,7 +117,7 @@ class RunaBalanceSensor(RecipientsHidden, BaseSensorOperator):
         """Take up the trigger's event.
 
         :param context: the task's context.
-        :param event: the event of :class:`RunaBalanceTrigger`.
+        :param event: the event of :class:`~.RunaBalanceTrigger`.
         """
         event = read_event(event, statuses=STATUSES, needs="amount")
         if event["status"] == UNREADABLE:

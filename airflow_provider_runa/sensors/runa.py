@@ -94,7 +94,7 @@ class RunaOrderSensor(BaseSensorOperator):
         """Look at the orders again after the trigger's event.
 
         :param context: the task's context.
-        :param event: the event of :class:`RunaOrderTrigger`.
+        :param event: the event of :class:`~.RunaOrderTrigger`.
         """
         event = read_event(event)
         if event["status"] == UNREADABLE:

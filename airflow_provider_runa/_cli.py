@@ -1,0 +1,65 @@
+"""What the commands have in common: where Runa and the ledger are. Airflow is loaded only to read its connections."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from pydantic import SecretStr
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import ArgumentError
+
+from airflow_provider_runa.api.errors import redact
+from airflow_provider_runa.api.settings import DEFAULT_CONN_ID, RunaSettings
+from airflow_provider_runa.campaign.ledger import create, open_engine
+
+RUNA_HELP = f"Airflow connection (default: RUNA_API_KEY and RUNA_BASE_URL of the environment, or {DEFAULT_CONN_ID})"
+LEDGER_HELP = "Airflow connection, or a URL of SQLAlchemy's"
+
+
+def runa_settings(conn_id: str | None) -> RunaSettings:
+    """Return what leads to Runa.
+
+    :param conn_id: id of the Airflow connection. Left out, the environment decides.
+    :raises RunaConnectionSettingsError: if it cannot be used.
+    """
+    api_key = SecretStr(os.environ.get("RUNA_API_KEY", ""))
+    if conn_id is None and api_key.get_secret_value():
+        return RunaSettings.read("RUNA_API_KEY", api_key, host=os.environ.get("RUNA_BASE_URL"))
+    with contextlib.redirect_stdout(sys.stderr):  # Airflow may log there, where only the answer belongs
+        from airflow_provider_runa.hooks.runa import RunaHook
+
+        return RunaHook(conn_id or DEFAULT_CONN_ID).get_settings()
+
+
+@contextlib.contextmanager
+def open_ledger(name: str) -> Iterator[Engine]:
+    """Open the database of a ledger, with its tables; closed at the end of the block.
+
+    :param name: id of an Airflow connection, or a URL of SQLAlchemy's.
+    :raises ValueError: if it is a URL, and not one of SQLAlchemy's.
+    """
+    if "://" not in name:
+        with contextlib.ExitStack() as stack:
+            with contextlib.redirect_stdout(sys.stderr):
+                from airflow_provider_runa.operators._ledger import ledger_engine
+
+                engine = stack.enter_context(ledger_engine(name))
+            yield engine
+        return
+    try:
+        engine = open_engine(name)
+    except (ArgumentError, ValueError) as error:  # its text may repeat the URL, and the URL holds a password
+        raise ValueError(f"the ledger's URL: {redact(str(error))}") from None
+    try:
+        create(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def one_line(error: Exception) -> str:
+    """Return an error as a command tells it."""
+    return str(error).partition("\n")[0] or type(error).__name__

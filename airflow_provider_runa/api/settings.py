@@ -1,0 +1,184 @@
+"""What a connection to Runa says, checked: from an Airflow connection, or from its parts where there is no Airflow."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+DEFAULT_CONN_ID = "runa_default"
+DEFAULT_API_VERSION = "2024-02-05"
+DEFAULT_TIMEOUT = 30.0
+DEFAULT_ORDERS_PER_MINUTE = 300
+
+PRODUCTION = "https://api.runa.io/v2"
+PLAYGROUND = "https://playground.runa.io/v2"
+
+# Prefix of an API key (in lower case) -> the environment it belongs to (Runa's guide on API keys).
+_ENVIRONMENTS = {"wg": PRODUCTION, "xx": PLAYGROUND}
+
+# Scheme -> its usual port.
+_PORTS = {"https": 443, "http": 80}
+
+
+class RunaConnectionSettingsError(ValueError):
+    """The connection cannot be used; the message says what to change. Nothing was sent."""
+
+
+@dataclass(frozen=True)
+class RunaSettings:
+    """What a ``runa`` connection says, checked.
+
+    :param api_key: the API key; never shown.
+    :param base_url: base URL of the API, in the one spelling that an environment has here: it is a part of every
+        order's identity, so that two spellings of one environment would be two orders.
+    :param api_version: dated version of the API.
+    :param timeout: how long one request may take, in seconds.
+    :param orders_per_minute: the account's limit of order requests.
+    """
+
+    api_key: str = field(repr=False)
+    base_url: str
+    api_version: str = DEFAULT_API_VERSION
+    timeout: float = DEFAULT_TIMEOUT
+    orders_per_minute: int = DEFAULT_ORDERS_PER_MINUTE
+
+    @classmethod
+    def from_connection(cls, connection: Any) -> RunaSettings:
+        """Read and check an Airflow connection.
+
+        :param connection: the Airflow connection.
+        :raises RunaConnectionSettingsError: if it cannot be used.
+        """
+        return cls.read(
+            f"Connection {connection.conn_id!r}",
+            SecretStr(connection.password or ""),
+            host=connection.host,
+            schema=connection.schema,
+            port=connection.port,
+            extra=connection.extra,
+        )
+
+    @classmethod
+    def read(
+        cls,
+        source: str,
+        api_key: SecretStr,
+        *,
+        host: str | None = None,
+        schema: str | None = None,
+        port: int | None = None,
+        extra: str | None = None,
+    ) -> RunaSettings:
+        """Read and check what a connection consists of.
+
+        :param source: where it comes from, for the error.
+        :param api_key: the API key, wrapped, because a traceback may show local variables.
+        :param host: base URL of the API, or its host. Left out, the key tells it.
+        :param schema: ``http`` or ``https``, if the host does not say (default ``https``).
+        :param port: port, if the host does not say.
+        :param extra: further settings, as a JSON object.
+        :raises RunaConnectionSettingsError: if it cannot be used.
+        """
+        try:
+            api_key = _checked(api_key)
+            settings = _parse_extra(extra)
+            return cls(
+                api_key=api_key.get_secret_value(),
+                base_url=_base_url(host, schema, port, api_key.get_secret_value()[:2].lower()),
+                api_version=_api_version(settings),
+                timeout=_positive(settings, "timeout", float, DEFAULT_TIMEOUT),
+                orders_per_minute=_positive(settings, "orders_per_minute", int, DEFAULT_ORDERS_PER_MINUTE),
+            )
+        except ValueError as error:
+            raise RunaConnectionSettingsError(f"{source}: {error}") from None
+
+    def client_arguments(self) -> dict[str, Any]:
+        """Return what a client is made with."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @property
+    def environment(self) -> str:
+        """``"production"``, ``"playground"``, or the base URL if it is neither."""
+        return {PRODUCTION: "production", PLAYGROUND: "playground"}.get(self.base_url, self.base_url)
+
+
+def _checked(api_key: SecretStr) -> SecretStr:
+    key = SecretStr(api_key.get_secret_value().strip())
+    if not key.get_secret_value():
+        raise ValueError("it has no API key: put it into the password.")
+    if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+        raise ValueError("the API key holds characters that no key has; copy it again.")
+    return key
+
+
+def _base_url(host: str | None, schema: str | None, port: int | None, prefix: str) -> str:
+    """Return the base URL that is named, in its one spelling, or the one that the key belongs to."""
+    belongs_to = _ENVIRONMENTS.get(prefix)
+    host = (host or "").strip()
+    if not host:
+        if belongs_to is None:
+            raise ValueError("the API key starts neither with wg (production) nor with XX (playground); set the host.")
+        return belongs_to
+    if "://" not in host:
+        host = f"{schema or 'https'}://{host}"
+    url = urlsplit(host)
+    name = (url.hostname or "").rstrip(".")
+    if not name or url.scheme not in _PORTS or url.query or url.fragment or "@" in url.netloc:
+        raise ValueError("the host must be a base URL such as https://api.runa.io/v2.")
+    if url.scheme == "http" and not _is_loopback(name):
+        raise ValueError("plain http is allowed to this machine only; use https.")
+    port = url.port or port or _PORTS[url.scheme]
+    netloc = (f"[{name}]" if ":" in name else name) + (f":{port}" if port != _PORTS[url.scheme] else "")
+    base_url = f"{url.scheme}://{netloc}{url.path.rstrip('/') or '/v2'}"
+    environment = {urlsplit(known).hostname: known for known in _ENVIRONMENTS.values()}.get(name)
+    if environment is not None and belongs_to not in (None, environment):
+        kind = "production" if belongs_to == PRODUCTION else "playground"
+        raise ValueError(f"the API key is one of {kind}, but the host is {name}.")
+    if environment not in (None, base_url):
+        raise ValueError(f"the base URL at {name} is {environment}, not {base_url}; leave the host empty.")
+    return base_url
+
+
+def _api_version(extra: Mapping[str, Any]) -> str:
+    version = extra.get("api_version") or DEFAULT_API_VERSION
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", str(version)):
+        raise ValueError(f"api_version must be a date such as {DEFAULT_API_VERSION}, not {version!r}.")
+    return str(version)
+
+
+def _parse_extra(extra: str | None) -> Mapping[str, Any]:
+    # Not Connection.extra_dejson: that masks what it reads, which blocks an event loop, and there is no secret here.
+    try:
+        values = json.loads(extra or "{}")
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError("the extra is not a JSON object.")  # noqa: TRY004 - bad value, whatever its type
+    return values
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _positive(extra: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = extra.get(name)
+    if value in (None, ""):
+        return default
+    try:
+        number = kind(value)
+    except (TypeError, ValueError):
+        number = 0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name} must be a positive number, not {value!r}.")
+    return number

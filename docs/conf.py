@@ -1,0 +1,92 @@
+"""The documentation site: the pages beside this file, and a reference made from the docstrings of every public module.
+
+Built by ``make docs``, where every warning is an error. Nothing is fetched: names of other projects are plain text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("AIRFLOW_HOME", str(ROOT / ".build" / "airflow"))  # Airflow writes its settings when imported
+
+from airflow_provider_runa import __version__  # noqa: E402 - of this tree, whatever is installed
+
+project = "airflow-provider-runa"
+version = release = __version__
+html_title = f"{project} {release}"
+html_theme = "furo"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc"]
+exclude_patterns = [] if (ROOT / "CHANGELOG.md").exists() else ["changelog.md"]
+
+# Headings can be linked to, as on the page of a repository.
+myst_heading_anchors = 3
+
+# Modules are found, not listed: a new one comes in by itself.
+apidoc_modules = [
+    {
+        "path": "../airflow_provider_runa",
+        "destination": "reference",
+        "separate_modules": True,
+        "max_depth": 2,
+        "exclude_patterns": ["../airflow_provider_runa/sandbox"],  # a command: see commands.md
+        "automodule_options": {"members", "undoc-members", "show-inheritance"},
+    }
+]
+autodoc_default_options = {"exclude-members": "model_config", "ignore-module-all": True}
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
+add_module_names = False
+
+OTHERS = [
+    *("airflow", "fastapi", "httpx", "openlineage", "pydantic", "rich", "sqlalchemy", "starlette", "tenacity"),
+    *sys.stdlib_module_names,
+]
+
+# A name that cannot be found is an error, unless it is documented elsewhere, as a type or a private base class.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", rf"({'|'.join(OTHERS)})\..*"),
+    (
+        "py:.*",
+        "AirflowFailException|Connection|Context|Decimal|PokeReturnValue|SecretStr|Task|TaskDecorator|date|datetime|timedelta",
+    ),
+    # Types of the models' fields, and what is left of their annotations.
+    ("py:class", r"Code|Currency|Distribution|FaceValue|Moment|Products|Field|StringConstraints|P|lambda|dict\[str"),
+    ("py:class", r"airflow_provider_runa\.(.*\.)?(_\w+|T)"),
+]
+
+
+class CommandLine(Directive):
+    """``.. commandline:: module``: what ``--help`` of a command says."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        module = importlib.import_module(self.arguments[0])
+        parser: argparse.ArgumentParser = module._parser()
+        return [nodes.literal_block(text=text, language="none") for text in _helps(parser)]
+
+
+def _helps(parser: argparse.ArgumentParser) -> list[str]:
+    helps = [parser.format_help()]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            helps += [command.format_help() for command in action.choices.values()]
+    return helps
+
+
+def setup(app: Sphinx) -> None:
+    """Add what the pages need."""
+    app.add_directive("commandline", CommandLine)
