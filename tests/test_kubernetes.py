@@ -12,7 +12,7 @@ import pytest
 import yaml
 from airflow.providers.common.compat.sdk import Connection
 
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, PLAYGROUND, PRODUCTION
+from airflow_provider_runa.api.settings import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, PLAYGROUND, PRODUCTION
 
 PAGE = (Path(__file__).parent.parent / "docs" / "kubernetes.md").read_text()
 

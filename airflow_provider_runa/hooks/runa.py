@@ -20,8 +20,6 @@ from airflow_provider_runa.api.settings import (
     DEFAULT_CONN_ID,
     DEFAULT_ORDERS_PER_MINUTE,
     DEFAULT_TIMEOUT,
-    PLAYGROUND,
-    PRODUCTION,
     RunaConnectionSettingsError,
     RunaSettings,
 )
@@ -29,7 +27,7 @@ from airflow_provider_runa.api.settings import (
 if TYPE_CHECKING:
     from airflow_provider_runa.api.models import Balance, Estimate, EstimateRequest, NewOrder, Order, Product
 
-__all__ = ["DEFAULT_CONN_ID", "PLAYGROUND", "PRODUCTION", "RunaConnectionSettingsError", "RunaHook", "RunaSettings"]
+__all__ = ["DEFAULT_CONN_ID", "RunaConnectionSettingsError", "RunaHook", "RunaSettings"]
 
 
 def _explain_estimate(error: RunaRequestError, settings: RunaSettings) -> RunaRequestError:

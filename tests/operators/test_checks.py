@@ -9,8 +9,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk._shared.secrets_masker import redact, reset_secrets_masker
 
+from airflow_provider_runa.api import settings
 from airflow_provider_runa.api.errors import RunaServerError
-from airflow_provider_runa.hooks import runa as hooks
 from airflow_provider_runa.operators.checks import RunaCheckProductOperator, RunaEstimateOrderOperator
 from tests.support.airflow import task_context
 from tests.support.sandbox import RunningSandbox
@@ -66,7 +66,7 @@ def test_what_cannot_be_estimated_burns_no_retries(runa: RunningSandbox, items: 
 
 def test_the_playground_says_that_it_has_no_estimates(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     runa.faults({"kind": "status", "method": "POST", "path": "/order/estimate", "status": 404, "count": 9})
-    monkeypatch.setattr(hooks, "PLAYGROUND", runa.url)
+    monkeypatch.setattr(settings, "PLAYGROUND", runa.url)
     with pytest.raises(AirflowFailException, match="the playground has no estimates: use a production key"):
         estimate([ITEM])
     monkeypatch.undo()

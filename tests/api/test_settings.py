@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 
-from airflow_provider_runa.hooks.runa import PLAYGROUND, PRODUCTION, RunaConnectionSettingsError, RunaSettings
+from airflow_provider_runa.api.settings import PLAYGROUND, PRODUCTION, RunaConnectionSettingsError, RunaSettings
 
 PRODUCTION_KEY, PLAYGROUND_KEY = "wgpublic.secret-5542", "XXpublic.secret-5542"
 
