@@ -51,7 +51,7 @@ class Fault:
     :param kind: ``latency`` (wait ``seconds``), ``status`` (answer ``status`` instead), ``drop_before`` (drop the
         connection, nothing is stored), ``drop_after`` (the request is served, its answer dropped),
         ``half_answer`` (half of the answer is sent), ``status_after`` (the order is stored, but ``status`` is
-        answered, and replayed), ``fail_order`` (the order is accepted and will end FAILED).
+        answered, and replayed unless it is a gateway's), ``fail_order`` (the order is accepted and will end FAILED).
     :param count: how many requests it hits.
     :param skip: how many matching requests it lets pass before.
     :param method: of the requests it hits.
@@ -364,10 +364,13 @@ class Engine:
             answer = self._place(headers, key, mode, body, kinds, delay)
         except _Refusal as refusal:
             answer = _json(refusal.status, refusal.body)
-        if "status_after" in kinds:
-            answer = _fault_answer(kinds["status_after"])
+        remembered = answer
+        if fault := kinds.get("status_after"):
+            answer = _fault_answer(fault)
+            remembered = answer if fault.typed else remembered  # what a gateway says, Runa does not know
         self._db.execute(
-            "INSERT INTO answers VALUES (?, ?, ?, ?, ?)", (key, digest, answer.status, answer.body.decode(), now)
+            "INSERT INTO answers VALUES (?, ?, ?, ?, ?)",
+            (key, digest, remembered.status, remembered.body.decode(), now),
         )
         return answer
 

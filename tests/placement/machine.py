@@ -252,6 +252,15 @@ def _faults() -> st.SearchStrategy[list[Fault]]:
         stored=st.booleans(),
     )
     broken_after = st.builds(Fault, st.just("status_after"), status=st.sampled_from([500, 504]), count=times, skip=skip)
+    # Somebody in between blocks the request, or only the answer to it.
+    blocked = st.builds(
+        Fault,
+        st.sampled_from(["status", "status_after"]),
+        status=st.sampled_from([400, 403, 422]),
+        count=times,
+        skip=skip,
+        typed=st.just(False),
+    )
     too_many = st.builds(Fault, st.just("status"), status=st.just(429), count=times, skip=skip)
     refused = st.tuples(st.sampled_from(REFUSALS), st.integers(1, 4), skip, st.booleans()).map(
         lambda drawn: Fault(
@@ -280,7 +289,7 @@ def _faults() -> st.SearchStrategy[list[Fault]]:
         count=st.integers(1, 2),
     )
     return st.lists(
-        st.one_of(lost, broken, broken_after, too_many, refused, slow, failing, unreadable, elsewhere),
+        st.one_of(lost, broken, broken_after, blocked, too_many, refused, slow, failing, unreadable, elsewhere),
         max_size=4,
         unique_by=lambda fault: fault.kind if fault.kind == "latency" else id(fault),
     )

@@ -558,6 +558,12 @@ def test_a_status_after_the_order_was_stored_is_replayed(account: Account) -> No
     assert account.count == 1
 
 
+def test_what_a_gateway_says_after_the_order_was_stored_is_not_replayed(account: Account) -> None:
+    account.engine.faults.append(Fault("status_after", status=403, typed=False))
+    assert [account.post(key="one").status for _ in range(2)] == [403, 202]
+    assert account.count == 1
+
+
 def test_a_connection_dropped_before_leaves_nothing(account: Account) -> None:
     account.engine.faults.append(Fault("drop_before"))
     assert account.post(key="one").drop == "all"
