@@ -48,8 +48,11 @@ class CampaignFailedError(PlacementError):
 
     retryable = True
     money = "Campaign {campaign!r}: {counts}. The failed ones were paid nothing: Runa could not complete their orders."
-    next = "The next retry orders for the failed ones again, and for nobody else."
-    todo = "If no retry is left, clear the task; if they keep failing, ask Runa's support."
+    next = "The next retry orders again for those of them that this run has planned or ordered, and for nobody else."
+    todo = (
+        "If no retry is left, clear the task. If they keep failing, ask Runa's support; rows that no run plans any "
+        "more have to be given up in the ledger."
+    )
 
 
 class CampaignRejectedError(PlacementError):
@@ -58,7 +61,7 @@ class CampaignRejectedError(PlacementError):
     retryable = False
     money = "Campaign {campaign!r}: {counts}. The rejected ones were paid nothing ({reason})."
     next = "The task fails without further retries, because they would be refused as well."
-    todo = "Mend their rows (the ledger says which), then clear the task: it orders for them alone."
+    todo = "Mend their rows (the ledger says which), then clear the task that planned them: it plans for them alone."
 
 
 class CampaignStillProcessingError(PlacementError):

@@ -140,6 +140,9 @@ _payouts = sa.Table(
     sa.Index("runa_ledger_state", "campaign_id", "state"),
 )
 
+#: What a row that was not sent does not have.
+_UNSENT = dict.fromkeys(("order_reference", "order_id", "item_id", "payout_link", "error", "sent_at", "paid_at"))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -297,9 +300,36 @@ class Ledger:
         :param now: the time (UTC).
         """
         with self.engine.begin() as connection:
-            # Whoever plans the same campaign waits here.
-            connection.execute(sa.select(_campaigns.c.id).where(_campaigns.c.id == self._id).with_for_update())
+            self._plan_alone(connection)
             yield Planning(connection, self._id, run, now)
+
+    def plan_failed_again(self, owner: str, now: datetime) -> int:
+        """Plan the rows anew, as they were, whose order a run had placed and which ended FAILED.
+
+        :param owner: the run; what others have placed stays as it is.
+        :param now: the time (UTC).
+        :returns: the number of rows.
+        """
+        ended = (_batches.c.campaign_id == self._id, _batches.c.state == FAILED, _batches.c.owner == owner)
+        count = 0
+        with self.engine.begin() as connection:
+            self._plan_alone(connection)
+            for id_, plan_id, currency, description in connection.execute(
+                sa.select(_batches.c.id, _batches.c.plan_id, _batches.c.currency, _batches.c.description)
+                .where(*ended, _batches.c.id.in_(sa.select(_payouts.c.batch_id).where(_payouts.c.state == FAILED)))
+                .order_by(_batches.c.planned_at, _batches.c.id)
+            ).all():
+                batch = _add_batch(connection, self._id, plan_id, currency, description, now)
+                count += connection.execute(
+                    sa.update(_payouts)
+                    .where(_payouts.c.batch_id == id_)
+                    .values(batch_id=batch.id, state=PLANNED, planned_at=now, **_UNSENT)
+                ).rowcount
+        return count
+
+    def _plan_alone(self, connection: Connection) -> None:
+        """Wait here for whoever else plans the same campaign."""
+        connection.execute(sa.select(_campaigns.c.id).where(_campaigns.c.id == self._id).with_for_update())
 
     # -- placing ------------------------------------------------------------------------------------------------------
 
@@ -589,9 +619,6 @@ class Planning:
         if fresh:
             self._connection.execute(sa.insert(_payouts), fresh)
         if again:
-            gone = dict.fromkeys(
-                ("order_reference", "order_id", "item_id", "payout_link", "error", "sent_at", "paid_at")
-            )
             names = [name for name in again[0] if name != "its_key"]
             self._connection.execute(
                 sa.update(_payouts)
@@ -599,7 +626,7 @@ class Planning:
                     _payouts.c.campaign_id == self._campaign_id,
                     _payouts.c.recipient_key == sa.bindparam("its_key"),
                 )
-                .values({name: sa.bindparam(f"new_{name}") for name in names} | gone),
+                .values({name: sa.bindparam(f"new_{name}") for name in names} | _UNSENT),
                 [{"its_key": row["its_key"]} | {f"new_{name}": row[name] for name in names} for row in again],
             )
 

@@ -38,6 +38,9 @@ CONCURRENCY = 16
 #: Seconds between two looks at batches that another run has taken.
 OTHERS_PAUSE = 10.0
 
+#: How long batches that another run has taken are waited for: longer than one that was killed holds them.
+_PATIENCE = LEASE + timedelta(seconds=60)
+
 _POLICY = Policy()
 
 
@@ -97,7 +100,7 @@ async def pay(
     """
     queue = deque(ledger.batches(OPEN))
     paying = _Paying(ledger, owner, client, clock, isolate_rejections, policy, queue)
-    patience = clock.now() + LEASE + timedelta(seconds=60)
+    waiting_since = None
 
     async def work() -> None:
         while queue and paying.halted is None:
@@ -109,7 +112,8 @@ async def pay(
         # What another run has taken it places, or its lease ends: it may have been killed.
         queue.extend(batch for batch in ledger.batches(OPEN) if batch.id not in paying.left)
         if queue and paying.halted is None:
-            if clock.now() > patience:
+            waiting_since = waiting_since or clock.now()
+            if clock.now() > waiting_since + _PATIENCE:
                 break
             log.info("%d order(s) are taken by another run: looking again in %.0f s.", len(queue), OTHERS_PAUSE)
             await clock.sleep(OTHERS_PAUSE)
@@ -255,6 +259,8 @@ async def _settle_completed(
     if batch.order_id is None:
         raise RunaError(f"batch {batch.id} has no order")
     placed = await client.get_order(batch.order_id)
+    if placed.status != OrderStatus.COMPLETED:
+        raise RunaError(f"fetched alone, it is still {placed.status}")  # the list was ahead: its items may lack ids
     items = {}
     for position, item in counterparts(ledger.order(batch), placed).items():
         link = item.payout.url.get_secret_value() if keep_links and item.payout and item.payout.url else None

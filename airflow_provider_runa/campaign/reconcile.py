@@ -28,6 +28,7 @@ from airflow_provider_runa.campaign.ledger import (
     REJECTED,
     SENT,
     Batch,
+    FencedError,
     Ledger,
     Row,
     campaigns,
@@ -214,7 +215,11 @@ class _Comparing:
                 self.result.orders += 1
         if case.ledger is None or case.batch is None:
             return [difference for order in orders.values() if order for difference in self._stranger(order)]
-        return list(_compare(case.ledger, case.batch, orders))
+        try:
+            return list(_compare(case.ledger, case.batch, orders))
+        except FencedError:  # a run has settled the batch since it was read
+            (batch,) = (batch for batch in case.ledger.batches(*_STATES) if batch.id == case.batch.id)
+            return list(_compare(case.ledger, batch, orders))
 
     def _stranger(self, order: Order) -> Iterator[Difference]:
         """Tell of an order that belongs to no batch, if it is one of a campaign's: not every marked order is."""

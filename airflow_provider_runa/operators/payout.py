@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -74,7 +73,8 @@ class RunaPayoutOperator(BaseOperator):
         for development. The tables are created on first use. (templated)
     :param defaults: fields for rows that lack them, such as ``{"template_id": "PT-…"}``. (templated)
     :param mode: ``"plan_and_pay"``; ``"plan"`` stops after the plan and returns its summary; ``"pay"`` pays what was
-        planned in this campaign, by whichever task, if it is within the limits, and reads no rows. (templated)
+        planned in this campaign, by whichever task, if it is within the limits, and reads no rows; its retry orders
+        again for rows whose order it had placed and Runa could not complete. (templated)
     :param max_total: what is to be paid may not sum up to more, earlier plans of the campaign included. (templated)
     :param max_per_recipient: no row may be above this. (templated)
     :param max_recipients: not more rows may be to be paid, earlier plans of the campaign included. (templated)
@@ -86,7 +86,8 @@ class RunaPayoutOperator(BaseOperator):
     :param store_links: keep payout links in the ledger (column ``payout_link``). A link is cash.
     :param deferrable: wait in the triggerer instead of on a worker. Default: ``[operators] default_deferrable``.
     :param poll_interval: seconds between two looks at the orders, or a ``timedelta``.
-    :param timeout: how long one attempt waits for the orders, in seconds or as a ``timedelta``. They go on after that.
+    :param timeout: how long one attempt waits for the orders once they are placed, in seconds or as a ``timedelta``.
+        They go on after that.
     :param runa_conn_id: id of the Airflow connection to Runa. (templated)
     :raises AirflowFailException: for everything that a retry cannot heal, in one line.
     :raises PlacementError: for everything that a retry can heal.
@@ -171,11 +172,11 @@ class RunaPayoutOperator(BaseOperator):
                 if self.mode == "plan":
                     return self._tell(context, self._summary(ledger))
                 if self.mode == "pay":
+                    self._plan_failed_again(ledger, context)
                     check_planned(ledger, currency=self.currency, limits=self._limits())
                 if self.check_balance:
                     self._check_balance(ledger)
-                deadline = self.clock.now() + timedelta(seconds=self.timeout)
-                processing = asyncio.run(self._pay(ledger, _run_of(context), deadline))
+                processing, deadline = asyncio.run(self._pay(ledger, _run_of(context)))
                 if processing and self.deferrable:
                     self._defer(processing, deadline)
                 return self._tell(context, self._report(ledger, processing))
@@ -276,6 +277,11 @@ class RunaPayoutOperator(BaseOperator):
             )
         self.log.info("Campaign %r is planned: %s %s.", ledger.campaign, report, self.currency)
 
+    def _plan_failed_again(self, ledger: Ledger, context: Context) -> None:
+        """What an earlier attempt of this task has ordered, and Runa could not complete, is still to be paid."""
+        if count := ledger.plan_failed_again(_run_of(context), self.clock.now()):
+            self.log.info("Campaign %r: %d row(s) whose orders FAILED are ordered again.", ledger.campaign, count)
+
     def _amount(self, name: str) -> Decimal | None:
         value = getattr(self, name)
         if value is None and name not in self._limited:
@@ -313,11 +319,12 @@ class RunaPayoutOperator(BaseOperator):
         async with AsyncRunaClient(**settings.client_arguments()) as client:
             yield client
 
-    async def _pay(self, ledger: Ledger, owner: str, deadline: datetime) -> list[str]:
+    async def _pay(self, ledger: Ledger, owner: str) -> tuple[list[str], datetime]:
         """Place all orders, and wait for a while, or as long as it may take if the task does not defer.
 
-        :returns: ids of the orders that are still PROCESSING.
+        :returns: ids of the orders that are still PROCESSING, and until when they are waited for.
         """
+        progress = _Progress(self, ledger)
         async with self._client() as client:
             began = self.clock.now()
             paid = await pay(
@@ -327,19 +334,21 @@ class RunaPayoutOperator(BaseOperator):
                 clock=self.clock,
                 isolate_rejections=self.isolate_rejections,
                 policy=self.policy,
-                progress=_Progress(self, ledger),
+                progress=progress.placing,
             )
             placed = self.clock.now()
             seconds = (placed - began).total_seconds()
             self.log.info("Campaign %r: %d order(s) placed in %.1f s.", ledger.campaign, paid.placed, seconds)
+            deadline = placed + timedelta(seconds=self.timeout)
             until = min(deadline, placed + timedelta(seconds=INLINE_SECONDS)) if self.deferrable else deadline
             pause = 1.0
             while processing := await self._settle(ledger, client):
                 if (left := (until - self.clock.now()).total_seconds()) <= 0:
                     break
+                progress.waiting(len(processing))
                 await self.clock.sleep(min(pause, left, self.poll_interval))
                 pause = min(pause * 2, self.poll_interval)
-            return processing
+            return processing, deadline
 
     async def _settle_once(self, ledger: Ledger) -> list[str]:
         async with self._client() as client:
@@ -364,7 +373,10 @@ class RunaPayoutOperator(BaseOperator):
     def _defer(self, processing: list[str], deadline: datetime) -> None:
         self.log.info("%d order(s) are PROCESSING: waiting in the triggerer.", len(processing))
         self.defer(
-            trigger=RunaOrderTrigger(processing, self.runa_conn_id, self.poll_interval, deadline.timestamp()),
+            # All of them, also after one has FAILED: each order is somebody else's money.
+            trigger=RunaOrderTrigger(
+                processing, self.runa_conn_id, self.poll_interval, deadline.timestamp(), fail_fast=False
+            ),
             method_name="execute_complete",
             timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
         )
@@ -433,24 +445,25 @@ class _Progress:
     def __init__(self, operator: RunaPayoutOperator, ledger: Ledger) -> None:
         self.operator = operator
         self.ledger = ledger
-        self.began = self.told = time.monotonic()
+        self.began = self.told = operator.clock.now()
 
-    def __call__(self, paid: Paid, left: int) -> None:
-        now = time.monotonic()
-        if now - self.told < PROGRESS_SECONDS:
+    def placing(self, paid: Paid, left: int) -> None:
+        """Tell how many orders are placed and left."""
+        rate = paid.placed / ((self.operator.clock.now() - self.began).total_seconds() or 1.0)
+        to_go = f", about {left / rate:.0f} s to go" if rate else ""
+        self._tell(f"{paid.placed} order(s) placed, {left} left, {rate:.1f} a second{to_go}")
+
+    def waiting(self, processing: int) -> None:
+        """Tell how many orders are not done."""
+        self._tell(f"{processing} order(s) are PROCESSING")
+
+    def _tell(self, orders: str) -> None:
+        now = self.operator.clock.now()
+        if (now - self.told).total_seconds() < PROGRESS_SECONDS:
             return
         self.told = now
-        rate = paid.placed / (now - self.began)
         rows = ", ".join(f"{count} {state}" for state, (count, _) in sorted(self.ledger.totals().items()))
-        self.operator.log.info(
-            "Campaign %r: %d order(s) placed, %d left, %.1f a second%s; rows: %s.",
-            self.ledger.campaign,
-            paid.placed,
-            left,
-            rate,
-            f", about {left / rate:.0f} s to go" if rate else "",
-            rows,
-        )
+        self.operator.log.info("Campaign %r: %s; rows: %s.", self.ledger.campaign, orders, rows)
 
 
 class _HiddenRows:

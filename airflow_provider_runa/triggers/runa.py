@@ -33,7 +33,7 @@ _FINAL = frozenset({OrderStatus.COMPLETED.value, OrderStatus.FAILED.value})
 
 
 class RunaOrderTrigger(BaseTrigger):
-    """Fires once when all orders are COMPLETED or FAILED, when one of them is FAILED, or at the deadline.
+    """Fires once: when all orders are COMPLETED or FAILED, at the first that is FAILED, or at the deadline.
 
     However many of them wait in a triggerer, they share one client and one poll per interval (see ``_watch``).
 
@@ -46,6 +46,7 @@ class RunaOrderTrigger(BaseTrigger):
         together, so that it may be less, down to half of it.
     :param deadline: when to give up, in seconds since the epoch; ``None`` never. An order that settled before is
         seen even if the triggerer was down when the deadline passed.
+    :param fail_fast: whether the first FAILED order ends the wait for the others.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class RunaOrderTrigger(BaseTrigger):
         runa_conn_id: str = DEFAULT_CONN_ID,
         poll_interval: float = 30.0,
         deadline: float | None = None,
+        fail_fast: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.order_ids = list(order_ids)
         self.runa_conn_id = runa_conn_id
         self.poll_interval = poll_interval
         self.deadline = deadline
+        self.fail_fast = fail_fast
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the trigger's class path and its arguments: strings, numbers and lists of strings only."""
@@ -70,6 +73,7 @@ class RunaOrderTrigger(BaseTrigger):
                 "runa_conn_id": self.runa_conn_id,
                 "poll_interval": self.poll_interval,
                 "deadline": self.deadline,
+                "fail_fast": self.fail_fast,
             },
         )
 
@@ -96,7 +100,7 @@ class RunaOrderTrigger(BaseTrigger):
                 failures += 1
                 reason = str(error)
             soonest = 0.0
-            if OrderStatus.FAILED in states.values() or _FINAL.issuperset(states.values()):
+            if (self.fail_fast and OrderStatus.FAILED in states.values()) or _FINAL.issuperset(states.values()):
                 return {"status": SETTLED, "orders": states}
             if failures >= TOLERATED_FAILURES:
                 return {"status": UNREADABLE, "orders": states, "reason": reason}

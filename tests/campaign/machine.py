@@ -177,7 +177,10 @@ def _stepped(name: str) -> Any:
     return step
 
 
-_WRITES = ("save_record", "mark_placed", "note_error", "reject", "split", "settle_completed", "settle_failed")
+_WRITES = (
+    *("save_record", "mark_placed", "note_error", "reject", "split"),
+    *("settle_completed", "settle_failed", "plan_failed_again"),
+)
 for _name in ("batches", "order", "take", "load_record", *_WRITES):
     setattr(SteppedLedger, _name, _stepped(_name))
 
@@ -356,6 +359,8 @@ class CampaignMachine(RuleBasedStateMachine):
                     product=self.client.client.get_product,
                     now=self.clock.now(),
                 )
+            else:
+                TRIED["event: failed rows planned again"] += ledger.plan_failed_again(run, self.clock.now())
 
             async def statuses(order_ids: Sequence[str]) -> Mapping[str, str]:
                 found = {}

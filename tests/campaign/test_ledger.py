@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,6 +69,14 @@ def test_a_ledger_of_another_release_is_refused(campaign: Campaign, monkeypatch:
     monkeypatch.setattr(ledger_module, "VERSION", 2)
     with pytest.raises(LedgerVersionError, match="have version 1, this release of the provider takes 2"):
         create(campaign.database)
+
+
+def test_what_sqlite_has_taken_survives_a_power_cut(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path}/ledger.db")
+    with engine.connect() as connection:
+        found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+    engine.dispose()
+    assert found == ["wal", 2]  # 2: FULL, synced at each commit
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

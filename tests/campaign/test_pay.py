@@ -126,19 +126,47 @@ def test_orders_are_under_way_at_once(campaign: Campaign) -> None:
     assert len(campaign.engine.orders()) == 5
 
 
+def test_orders_are_settled_at_once(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(1000)))
+    campaign.pay()
+    campaign.clock.advance(seconds=10)
+    client = WaitingClient(campaign)
+
+    async def statuses(order_ids: Sequence[str]) -> Mapping[str, str]:
+        return dict.fromkeys(order_ids, "COMPLETED")
+
+    asyncio.run(settle(campaign.ledger, client=client, statuses=statuses, clock=campaign.clock))
+    assert client.most == 5
+
+
+def test_an_order_takes_one_request_until_it_is_settled(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(1000)))
+    client = WaitingClient(campaign)
+    asyncio.run(pay(campaign.ledger, owner="run", client=client, clock=campaign.clock))
+    assert client.requests == 5
+
+
 class WaitingClient:
     """A client that waits a turn, and counts the requests that wait with it."""
 
     def __init__(self, campaign: Campaign) -> None:
         self.real = campaign.client
-        self.get_order, self.list_orders = self.real.get_order, self.real.list_orders
-        self.now = self.most = 0
+        self.list_orders = self.real.list_orders
+        self.now = self.most = self.requests = 0
 
-    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+    async def _wait(self) -> None:
+        self.requests += 1
         self.now += 1
         self.most = max(self.most, self.now)
         await asyncio.sleep(0.01)
         self.now -= 1
+
+    async def get_order(self, order_id: str) -> Order:
+        await self._wait()
+        return await self.real.get_order(order_id)
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        await self._wait()
         return await self.real.create_order(order, idempotency_key=idempotency_key, execution_mode=execution_mode)
 
 
@@ -181,6 +209,30 @@ def test_an_order_that_failed_fails_only_its_rows_and_the_next_plan_pays_them(ca
     finish(campaign)
     assert campaign.paid() == once(*range(201))
     assert campaign.states() == {"paid": 201}
+
+
+def test_rows_of_an_order_that_failed_are_planned_again_as_they_were_for_who_placed_it(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(201)))
+    campaign.fault("fail_order", skip=1)
+    finish(campaign)
+    failed = campaign.states()["failed"]
+    items = {found["recipient_key"]: found["amount"] for found in campaign.ledger.rows("failed")}
+    assert campaign.ledger.plan_failed_again("another run", campaign.clock.now()) == 0
+    assert campaign.ledger.plan_failed_again("run", campaign.clock.now()) == failed
+    planned = list(campaign.ledger.rows("planned"))
+    assert {found["recipient_key"]: found["amount"] for found in planned} == items
+    assert {(found["order_id"], found["sent_at"], found["error"]) for found in planned} == {(None, None, None)}
+    assert campaign.ledger.plan_failed_again("run", campaign.clock.now()) == 0
+    finish(campaign)
+    assert campaign.paid() == once(*range(201))
+    assert campaign.states() == {"paid": 201}
+
+
+def test_rows_that_were_refused_or_are_paid_are_not_planned_again(campaign: Campaign) -> None:
+    campaign.plan([bad(1), row(3)])
+    finish(campaign)
+    assert campaign.states() == {"rejected": 1, "paid": 1}
+    assert campaign.ledger.plan_failed_again("run", campaign.clock.now()) == 0
 
 
 def test_an_order_that_failed_before_it_was_looked_at_frees_its_rows(campaign: Campaign) -> None:
@@ -354,6 +406,22 @@ def test_a_batch_that_stays_with_another_run_is_not_waited_for_for_ever(campaign
     assert campaign.engine.orders() == []
 
 
+def test_what_another_run_takes_late_is_waited_for_as_long(campaign: Campaign) -> None:
+    campaign.plan(rows(*range(201)))
+    second = campaign.ledger.batches(OPEN)[1]
+    campaign.ledger.take(second.id, "one", campaign.clock.now())
+
+    def take_long(*_: object) -> None:
+        if len(campaign.engine.orders()) == 1:
+            campaign.clock.advance(seconds=400)
+            campaign.ledger.take(second.id, "one", campaign.clock.now())
+
+    paid = asyncio.run(
+        pay(campaign.ledger, owner="two", client=campaign.client, clock=campaign.clock, progress=take_long)
+    )
+    assert paid.placed == 2
+
+
 def test_the_same_run_goes_on_at_once(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     (batch,) = campaign.ledger.batches(OPEN)
@@ -429,6 +497,22 @@ def test_an_order_that_cannot_be_read_is_settled_later(campaign: Campaign) -> No
     campaign.engine.faults.clear()
     campaign.settle()
     assert campaign.states() == {"paid": 1}
+
+
+def test_an_order_that_only_the_list_calls_completed_is_settled_later(campaign: Campaign) -> None:
+    campaign.plan(rows(1))
+    campaign.pay()
+    (batch,) = campaign.ledger.batches(PLACED)
+
+    async def ahead(order_ids: Sequence[str]) -> Mapping[str, str]:
+        return dict.fromkeys(order_ids, "COMPLETED")
+
+    look = settle(campaign.ledger, client=campaign.client, statuses=ahead, clock=campaign.clock)
+    assert asyncio.run(look) == [batch.order_id]
+    assert campaign.states() == {"sent": 1}
+    campaign.clock.advance(seconds=10)
+    assert campaign.settle() == []
+    assert [found["item_id"] is not None for found in campaign.ledger.rows("paid")] == [True]
 
 
 def test_an_error_of_the_database_comes_out_as_itself(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta, timezone
 from typing import Any
 
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from airflow_provider_runa.api.errors import RunaApiError
 from airflow_provider_runa.api.models import NewOrder, Order
+from airflow_provider_runa.campaign import pay as pay_module
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
 from airflow_provider_runa.campaign.ledger import COMPLETED, OPEN, PLACED, Ledger, campaigns
 from airflow_provider_runa.campaign.pay import pay
@@ -438,6 +439,29 @@ def test_an_order_that_is_placed_while_it_looks_is_no_difference() -> None:
 
     result = asyncio.run(reconcile(campaign.database, BASE_URL, client=Meanwhile(), campaign="spring"))
     assert (result.differences, result.orders) == ([], 1)
+
+
+def test_an_order_that_is_settled_while_it_looks_is_no_difference() -> None:
+    campaign = Campaign()
+    campaign.plan([row(1)])
+    campaign.pay()
+    campaign.clock.advance(seconds=5)
+
+    class Meanwhile:
+        """Settles the orders once the ledger was read."""
+
+        list_orders = campaign.client.list_orders
+
+        async def get_order(self, order_id: str) -> Order:
+            async def statuses(order_ids: Sequence[str]) -> Mapping[str, str]:
+                return dict.fromkeys(order_ids, "COMPLETED")
+
+            await pay_module.settle(campaign.ledger, client=campaign.client, statuses=statuses, clock=campaign.clock)
+            return await campaign.client.get_order(order_id)
+
+    result = asyncio.run(reconcile(campaign.database, BASE_URL, client=Meanwhile(), campaign="spring"))
+    assert (result.differences, result.orders) == ([], 1)
+    assert campaign.states() == {"paid": 1}
 
 
 def test_runa_is_asked_no_further_back_than_needed() -> None:

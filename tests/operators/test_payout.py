@@ -21,6 +21,7 @@ from airflow_provider_runa.campaign.errors import (
 )
 from airflow_provider_runa.campaign.ledger import Ledger, open_engine
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
+from airflow_provider_runa.operators.runa import INLINE_SECONDS
 from airflow_provider_runa.placement.place import Policy
 from airflow_provider_runa.triggers.runa import RunaOrderTrigger
 from tests.campaign.world import DEFAULTS, row
@@ -194,6 +195,23 @@ def test_an_order_that_fails_fails_its_rows_and_the_retry_pays_them(runa: Runnin
     assert set(runa.stats()["orders_by_recipient"].values()) == {1}
 
 
+def test_a_retry_that_only_pays_orders_again_for_an_order_that_failed(runa: RunningSandbox, ledger_file: Path) -> None:
+    operator(runa, [row(n) for n in range(250)], mode="plan").execute(task_context())
+    runa.faults({"kind": "fail_order"})
+
+    def pay(run_id: str, try_number: int) -> Any:
+        context = task_context(task_id="approved", try_number=try_number)
+        context["ti"].run_id = run_id
+        return operator(runa, mode="pay", task_id="approved", max_total=2500).execute(context)
+
+    with pytest.raises(CampaignFailedError, match=r"\d+ failed, \d+ paid"):
+        pay("monday", 1)
+    with pytest.raises(CampaignFailedError):  # nobody has approved this run's paying for them
+        pay("tuesday", 1)
+    assert pay("monday", 2)["rows"] == {"paid": 250}
+    assert set(runa.stats()["orders_by_recipient"].values()) == {1}
+
+
 def test_partial_failure_may_only_warn(
     runa: RunningSandbox, ledger_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,12 +243,37 @@ def test_it_defers_once_for_all_orders_and_settles_afterwards(
     assert isinstance(trigger, RunaOrderTrigger)
     assert sorted(trigger.order_ids) == sorted(order["id"] for order in runa.orders())
     assert deferred.value.timeout is None
+    assert not trigger.fail_fast, "the first order that FAILED would end the wait for the others"
     event = {"status": "timed_out", "orders": dict.fromkeys(trigger.order_ids, "PROCESSING")}
     with pytest.raises(CampaignStillProcessingError, match=r"2 order\(s\) are still PROCESSING"):
         operator(runa, deferrable=True).execute_complete(task_context(), event)
     runa.advance(60)
     summary = operator(runa, deferrable=True).execute_complete(task_context(), event)
     assert summary["rows"] == {"paid": 250}
+
+
+def test_the_time_to_wait_begins_when_all_is_placed(
+    runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = operator(runa, [row(1)], deferrable=True, timeout=100)
+    task.clock = SharedClock(None)  # type: ignore[assignment]
+    runa.faults({"kind": "status", "status": 503, "count": 3})
+    began = task.clock.now()
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(task_context())
+    waited = task.clock.slept - INLINE_SECONDS
+    assert waited > 1
+    assert deferred.value.trigger.deadline >= began.timestamp() + waited + 100  # type: ignore[attr-defined]
+
+
+def test_progress_is_told_while_orders_are_processing(
+    runa: RunningSandbox, ledger_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = operator(runa, [row(n) for n in range(250)], timeout=100, poll_interval=30)
+    task.clock = SharedClock(None)  # type: ignore[assignment]
+    with pytest.raises(CampaignStillProcessingError):
+        task.execute(task_context())
+    assert capsys.readouterr().out.count("2 order(s) are PROCESSING; rows: 250 sent.") >= 3
 
 
 def test_rendered_rows_do_not_show(runa: RunningSandbox) -> None:

@@ -66,6 +66,15 @@ def test_it_fires_at_the_first_failed_order(runa: RunningSandbox) -> None:
     assert fire([failed, pending]) == {"status": SETTLED, "orders": {failed: "FAILED", pending: "PROCESSING"}}
 
 
+def test_it_waits_for_the_others_if_it_is_to(runa: RunningSandbox) -> None:
+    runa.faults({"kind": "fail_order"})
+    failed, pending = place(runa), place(runa, done=False)
+    event = fire([failed, pending], fail_fast=False, within=0.3)
+    assert event == {"status": TIMED_OUT, "orders": {failed: "FAILED", pending: "PROCESSING"}}
+    runa.advance(60)
+    assert fire([failed, pending], fail_fast=False)["status"] == SETTLED
+
+
 def test_an_order_that_settled_while_the_triggerer_was_down_is_not_late(runa: RunningSandbox) -> None:
     order_id = place(runa)
     assert fire([order_id], within=-3600) == {"status": SETTLED, "orders": {order_id: "COMPLETED"}}
