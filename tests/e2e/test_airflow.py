@@ -101,6 +101,23 @@ def test_a_wrong_total_is_refused_without_retries(airflow: AirflowStack, sandbox
     assert "max_total: the items add up to 45, more than the 10 allowed; nothing was sent" in logs
 
 
+def test_a_balance_is_waited_for_in_the_triggerer(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
+    sandbox.balance("USD", "99.99")
+    run_id = airflow.trigger("e2e_balance")
+
+    def state() -> str:
+        return str(airflow.task_instances("e2e_balance", run_id)[0]["state"])
+
+    wait_until(lambda: state() == "deferred", 60, "the task waits in the triggerer", airflow.tails)
+    asked = sandbox.stats()["requests"]["GET /balance"]
+    wait_until(lambda: sandbox.stats()["requests"]["GET /balance"] > asked, 30, "the triggerer looks")
+    assert state() == "deferred"
+    sandbox.balance("USD", "100")
+    assert airflow.wait_for_run("e2e_balance", run_id) == "success", airflow.explain("e2e_balance", run_id)
+    (task,) = airflow.task_instances("e2e_balance", run_id)
+    assert task["try_number"] == 1
+
+
 def test_no_secret_is_seen_anywhere(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
     sandbox.faults({"kind": "status", "status": 500})
     run_id = airflow.trigger("e2e_secrets")

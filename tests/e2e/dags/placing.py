@@ -1,4 +1,4 @@
-"""DAGs of the end-to-end tests: an order whose recipients must not be seen, and one that is refused."""
+"""DAGs of the end-to-end tests: an order whose recipients must not be seen, one that is refused, and a wait."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import DAG
 from planted import ITEMS, MACROS
 
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
+from airflow_provider_runa.sensors.balance import RunaBalanceSensor
 from airflow_provider_runa.sensors.runa import RunaOrderSensor
 
 ARGUMENTS = {"retries": 3, "retry_delay": timedelta(seconds=1)}
@@ -23,3 +24,6 @@ with DAG("e2e_secrets", schedule=None, start_date=START, user_defined_macros=MAC
 
 with DAG("e2e_refused", schedule=None, start_date=START, user_defined_macros=MACROS, default_args=ARGUMENTS):
     RunaCreateOrderOperator(task_id="order", items=ITEMS, currency="USD", max_total=10)
+
+with DAG("e2e_balance", schedule=None, start_date=START, default_args=ARGUMENTS):
+    RunaBalanceSensor(task_id="covered", currency="USD", amount=100, deferrable=True, poke_interval=5)
