@@ -60,7 +60,7 @@ def lineage_of(
         return None
 
     @attr.define
-    class RunaTotalsDatasetFacet(DatasetFacet):  # type: ignore[misc] # which is not installed where types are checked
+    class RunaTotalsDatasetFacet(DatasetFacet):
         status: str | None = attr.field(default=None)
         currency: str | None = attr.field(default=None)
         counts: dict[str, int] = attr.field(factory=dict)

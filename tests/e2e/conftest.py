@@ -137,6 +137,7 @@ def airflow(
     secrets = tmp_path_factory.mktemp("secrets") / "recipients.json"
     secrets.write_text(f'{{"address": "{PLANTED_ADDRESS}", "reference": "{PLANTED_REFERENCE}"}}')
     databases = tmp_path_factory.mktemp("databases")
+    home = tmp_path_factory.mktemp("airflow")
     _make_warehouse(databases / "warehouse.db")
     env = {
         "AIRFLOW_CONN_RUNA_DEFAULT": shared_sandbox.connection,
@@ -151,10 +152,16 @@ def airflow(
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+        # For DAGs that ask for it; with all it can tell of a task.
+        "AIRFLOW__OPENLINEAGE__SELECTIVE_ENABLE": "True",
+        "AIRFLOW__OPENLINEAGE__INCLUDE_FULL_TASK_INFO": "True",
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+            {"type": "file", "log_file_path": str(home / "lineage.jsonl"), "append": True}
+        ),
         "RUNA_TEST_SECRETS": str(secrets),
         "RUNA_TEST_MARKERS": str(tmp_path_factory.mktemp("markers")),
     }
-    with PatientStack(tmp_path_factory.mktemp("airflow"), dags, env) as stack:
+    with PatientStack(home, dags, env) as stack:
         yield stack
         stack.stop_component("triggerer", signal.SIGKILL)  # asked nicely, it takes 10 s
 

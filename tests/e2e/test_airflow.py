@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from typing import Any
 
 import httpx
 import pytest
@@ -138,9 +140,16 @@ def test_no_secret_is_seen_anywhere(airflow: AirflowStack, sandbox: RunningSandb
     assert order["id"] in dump
     logs = {str(path): path.read_text(errors="replace") for path in airflow.log_files()}
     assert any(order["id"] in text for text in logs.values())
+    lineage = (airflow.home / "lineage.jsonl").read_text()
+    assert [event for event in map(json.loads, lineage.splitlines()) if order["id"] in _datasets(event)]
     for value in planted:
         assert value not in dump, f"{value} is in Airflow's database"
+        assert value not in lineage, f"{value} is in an event of OpenLineage"
         assert not [path for path, text in logs.items() if value in text], f"{value} is in a log"
+
+
+def _datasets(event: dict[str, Any]) -> list[str]:
+    return [dataset["name"] for dataset in event["outputs"] if event["eventType"] == "COMPLETE"]
 
 
 def test_the_provider_is_found(airflow: AirflowStack) -> None:

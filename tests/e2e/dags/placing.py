@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 import pendulum
@@ -15,12 +16,17 @@ from airflow_provider_runa.sensors.runa import RunaOrderSensor
 ARGUMENTS = {"retries": 3, "retry_delay": timedelta(seconds=1)}
 START = pendulum.datetime(2026, 1, 1, tz="UTC")
 
-with DAG("e2e_secrets", schedule=None, start_date=START, user_defined_macros=MACROS, default_args=ARGUMENTS):
+with DAG("e2e_secrets", schedule=None, start_date=START, user_defined_macros=MACROS, default_args=ARGUMENTS) as secret:
     order = RunaCreateOrderOperator(
         task_id="defer", items=ITEMS, currency="USD", wait_for_completion=True, deferrable=True, poll_interval=5
     )
     RunaOrderSensor(task_id="sense", order_id=order.output, deferrable=True, poke_interval=5)
     RunaOrderSensor(task_id="reschedule", order_id=order.output, mode="reschedule", poke_interval=2)
+
+with suppress(ImportError):  # where OpenLineage is installed, it is told of this one
+    from airflow.providers.openlineage.utils.selective_enable import enable_lineage
+
+    enable_lineage(secret)
 
 with DAG("e2e_refused", schedule=None, start_date=START, user_defined_macros=MACROS, default_args=ARGUMENTS):
     RunaCreateOrderOperator(task_id="order", items=ITEMS, currency="USD", max_total=10)
