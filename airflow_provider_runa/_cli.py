@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 from airflow_provider_runa.api.errors import redact
 from airflow_provider_runa.api.settings import DEFAULT_CONN_ID, RunaSettings
-from airflow_provider_runa.campaign.ledger import create, open_engine
+from airflow_provider_runa.campaign.ledger import check, open_engine
 
 RUNA_HELP = f"Airflow connection (default: RUNA_API_KEY and RUNA_BASE_URL of the environment, or {DEFAULT_CONN_ID})"
 LEDGER_HELP = "Airflow connection, or a URL of SQLAlchemy's"
@@ -36,9 +36,10 @@ def runa_settings(conn_id: str | None) -> RunaSettings:
 
 @contextlib.contextmanager
 def open_ledger(name: str) -> Iterator[Engine]:
-    """Open the database of a ledger, with its tables; closed at the end of the block.
+    """Open a ledger for reading; closed at the end of the block. Nothing is created.
 
     :param name: id of an Airflow connection, or a URL of SQLAlchemy's.
+    :raises InvalidOrderError: if there is no ledger.
     :raises ValueError: if it is a URL, and not one of SQLAlchemy's.
     """
     if "://" not in name:
@@ -46,15 +47,15 @@ def open_ledger(name: str) -> Iterator[Engine]:
             with contextlib.redirect_stdout(sys.stderr):
                 from airflow_provider_runa.operators._ledger import ledger_engine
 
-                engine = stack.enter_context(ledger_engine(name))
+                engine = stack.enter_context(ledger_engine(name, reading=True))
             yield engine
         return
     try:
-        engine = open_engine(name)
+        engine = open_engine(name, reading=True)
     except (ArgumentError, ValueError) as error:  # its text may repeat the URL, and the URL holds a password
         raise ValueError(f"the ledger's URL: {redact(str(error))}") from None
     try:
-        create(engine)
+        check(engine)
         yield engine
     finally:
         engine.dispose()

@@ -16,7 +16,8 @@ SAME, DIFFERENT, FAILED = 0, 1, 2
 
 _EPILOG = """\
 exit status: 0 nothing differs, 1 something differs, 2 it could not be looked.
-Airflow's connections are read as Airflow reads them, such as from environment variables AIRFLOW_CONN_….
+Airflow's connections are read as Airflow reads them, such as from environment
+variables AIRFLOW_CONN_….
 """
 
 

@@ -40,9 +40,11 @@ _ROW_STATES = (PLANNED, SENT, PAID, FAILED, REJECTED)
 _BATCH_STATES = (OPEN, PLACED, COMPLETED, FAILED, REJECTED)
 
 _EPILOG = """\
-exit status: 0 all is well, 1 something failed or was not found, 2 the command line is wrong.
-With RUNA_API_KEY, and a URL for the ledger, no Airflow is needed. Without, Airflow's connections are read as Airflow
-reads them, such as from environment variables AIRFLOW_CONN_….
+exit status: 0 all is well, 1 something failed or was not found,
+2 the command line is wrong.
+With RUNA_API_KEY, and a URL for the ledger, no Airflow is needed. Without,
+Airflow's connections are read as Airflow reads them, such as from environment
+variables AIRFLOW_CONN_….
 """
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -25,12 +26,17 @@ project = "airflow-provider-runa"
 version = release = __version__
 html_title = f"{project} {release}"
 html_theme = "furo"
+html_show_copyright = False
+html_use_index = html_domain_indices = False  # the search knows more, and their tables are too wide for a phone
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc"]
-exclude_patterns = [] if (ROOT / "CHANGELOG.md").exists() else ["changelog.md"]
+exclude_patterns = ["reference/modules.rst"]  # a page with one link: the package's own has all of them
+if not (ROOT / "CHANGELOG.md").exists():
+    exclude_patterns.append("changelog.md")
 
-# Headings can be linked to, as on the page of a repository.
+# Headings can be linked to, and lists ticked off, as on the page of a repository.
 myst_heading_anchors = 3
+myst_enable_extensions = ["tasklist"]
 
 # Modules are found, not listed: a new one comes in by itself.
 apidoc_modules = [
@@ -38,6 +44,7 @@ apidoc_modules = [
         "path": "../airflow_provider_runa",
         "destination": "reference",
         "separate_modules": True,
+        "module_first": True,
         "max_depth": 2,
         "exclude_patterns": ["../airflow_provider_runa/sandbox"],  # a command: see commands.md
         "automodule_options": {"members", "undoc-members", "show-inheritance"},
@@ -87,6 +94,15 @@ def _helps(parser: argparse.ArgumentParser) -> list[str]:
     return helps
 
 
+def _name(app: Sphinx, page: str, source: list[str]) -> None:
+    """Head a page of the reference with the part of its name that fits on a line, and its lists with nothing."""
+    if page.startswith("reference/"):
+        title = page.removeprefix("reference/airflow_provider_runa").removeprefix(".") or "Modules"
+        text = re.sub(r"^(Subpackages|Submodules)\n-+\n", "", source[0], flags=re.MULTILINE)
+        source[0] = re.sub(r"\A.+\n=+\n", f"{title}\n{'=' * len(title)}\n", text)
+
+
 def setup(app: Sphinx) -> None:
     """Add what the pages need."""
     app.add_directive("commandline", CommandLine)
+    app.connect("source-read", _name)

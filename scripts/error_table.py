@@ -20,16 +20,16 @@ Every failure of `RunaCreateOrderOperator`, `RunaPayoutOperator` and `RunaReconc
 accepted is one of these. Each message is one line that says what happened to the money, what the task does next and
 what to do; *italics* stand for what is filled in. No message holds a recipient, a payout link or an API key.
 
-*Retries*: "yes" is a plain failure, which Airflow retries while retries are left. "no" is an `AirflowFailException`,
-because no retry would end differently. Wrong input (a missing field, a bad amount, a sum over `max_total`) is
-refused in one line too, before anything is sent, without retries.
+Airflow retries while retries are left. "Without further retries" is an `AirflowFailException`, because no retry would
+end differently. Wrong input (a missing field, a bad amount, a sum over `max_total`) is refused in one line too, before
+anything is sent, without retries.
 """
 
 TABLE = """
 ## {title}
 
-| error | what happened to the money | what the task does next | what to do | retries |
-|---|---|---|---|---|
+| error | what happened to the money | what the task does next | what to do |
+|---|---|---|---|
 """
 
 PARTS = {"One order": placement, "A campaign": campaign}
@@ -48,7 +48,7 @@ def render() -> str:
         page += TABLE.format(title=title)
         for kind in kinds(module):
             cells = (f"`{kind.__name__}`", _plain(kind.money), _plain(kind.next), _plain(kind.todo))
-            page += f"| {' | '.join(cells)} | {'yes' if kind.retryable else 'no'} |\n"
+            page += f"| {' | '.join(cells)} |\n"
     return page
 
 

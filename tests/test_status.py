@@ -177,10 +177,33 @@ def test_a_campaign_with_rows_that_failed_is_not_fine(
 def test_a_campaign_that_is_not_there(
     runa: RunningSandbox, ledger: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pay(runa)
+    capsys.readouterr()
     for _ in range(2):  # asking does not make it
         assert status.main(["campaign", "sprong", "--ledger", "ledger" if kind == "connection" else ledger]) == 1
         said = capsys.readouterr()
         assert (said.out, said.err) == ("", f"The ledger has no campaign 'sprong' for {runa.url}.\n")
+
+
+@pytest.mark.parametrize("kind", ["connection", "url"])
+def test_a_ledger_that_is_not_there_is_not_made(
+    runa: RunningSandbox, ledger: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status.main(["campaign", CAMPAIGN, "--ledger", "ledger" if kind == "connection" else ledger]) == 1
+    said = capsys.readouterr()
+    told = f"ledger: there is none in {tmp_path}/ledger.db; the first campaign that is paid makes it"
+    assert (said.out, said.err) == ("", f"Could not look: {told}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_campaign_can_be_seen_while_it_is_planned(
+    runa: RunningSandbox, ledger: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pay(runa)
+    with closing(sqlite3.connect(ledger.removeprefix("sqlite:///"))) as planning:
+        planning.execute("BEGIN IMMEDIATE")  # nobody else may write
+        assert status.main(["campaign", CAMPAIGN, "--ledger", ledger]) == 0
+    assert "3 of 3 recipient(s) paid." in capsys.readouterr().out
 
 
 # -- balances ----------------------------------------------------------------------------------------------------------
@@ -255,7 +278,7 @@ def test_a_pipe_gets_whole_lines_and_only_the_answer(runa: RunningSandbox, ledge
     [
         (["balance", "--runa", "nowhere"], "nowhere"),
         (["campaign", "x", "--ledger", "nowhere"], "nowhere"),
-        (["campaign", "x", "--ledger", "sqlite:////nowhere/ledger.db"], "unable to open"),
+        (["campaign", "x", "--ledger", "sqlite:////nowhere/ledger.db"], "ledger: there is none in /nowhere"),
         (["campaign", "x", "--ledger", "what://me:secret@ever"], "the ledger's URL: "),
         (["campaign", "x", "--ledger", "postgresql://me:secret@host:port/db"], "the ledger's URL: "),
         (["balance", "XXX"], "403 forbidden"),

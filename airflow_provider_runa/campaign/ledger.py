@@ -27,13 +27,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from airflow_provider_runa.api.models import NewOrder
-from airflow_provider_runa.campaign.errors import LedgerVersionError
+from airflow_provider_runa.campaign.errors import InvalidCampaignError, LedgerVersionError
 from airflow_provider_runa.campaign.rows import MAX_RECIPIENT_KEY, Payout
 from airflow_provider_runa.placement.identity import OrderIdentity, normalize_environment
 from airflow_provider_runa.placement.record import Record
@@ -194,10 +195,11 @@ class FencedError(Exception):
     """Another attempt has taken the batch since; this one must not write any more."""
 
 
-def open_engine(url: Any) -> Engine:
+def open_engine(url: Any, *, reading: bool = False) -> Engine:
     """Return an engine for a ledger. Its errors do not show the values of a statement: they name recipients.
 
     :param url: a URL of SQLAlchemy's, or its text.
+    :param reading: whether nothing is to be written; SQLite then waits for nobody who plans, and refuses to write.
     """
     url = sa.engine.make_url(url)
     if url.get_backend_name() != "sqlite":
@@ -208,13 +210,16 @@ def open_engine(url: Any) -> Engine:
     @sa.event.listens_for(engine, "connect")
     def _manual(connection: Any, _: Any) -> None:
         connection.isolation_level = None
+        if reading:
+            connection.execute("PRAGMA query_only = ON")
+            return
         # What is committed is on the disk when the next request is sent; with WAL that takes one write, not several.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -245,10 +250,30 @@ def create(engine: Engine) -> None:
         raise LedgerVersionError(found=found, wanted=VERSION)
 
 
+def check(engine: Engine) -> None:
+    """Check that there is a ledger, and its version; for whoever only reads. Nothing is created, not even a file.
+
+    :param engine: see :func:`open_engine`.
+    :raises InvalidCampaignError: if there is none.
+    :raises LedgerVersionError: if the ledger belongs to another release.
+    """
+    url = engine.url
+    # To look into a file of SQLite's is to create it; where it is in a URI ("file:…"), the URI says whether.
+    is_file = url.get_backend_name() == "sqlite" and url.database and "uri" not in url.query
+    found = None
+    if (not is_file or Path(str(url.database)).exists()) and sa.inspect(engine).has_table(_version.name):
+        with engine.begin() as connection:
+            found = connection.execute(sa.select(_version.c.version)).scalar()
+    if found is None:
+        raise InvalidCampaignError(f"ledger: there is none in {url.database}; the first campaign that is paid makes it")
+    if found != VERSION:
+        raise LedgerVersionError(found=found, wanted=VERSION)
+
+
 def campaigns(engine: Engine, environment: str) -> list[str]:
     """Return the names of the campaigns that a ledger knows.
 
-    :param engine: see :func:`open_engine`; the tables must be there (:func:`create`).
+    :param engine: see :func:`open_engine`; the tables must be there (:func:`create`, :func:`check`).
     :param environment: base URL of Runa's API.
     """
     query = sa.select(_campaigns.c.name).where(_campaigns.c.environment == normalize_environment(environment))
@@ -259,7 +284,7 @@ def campaigns(engine: Engine, environment: str) -> list[str]:
 class Ledger:
     """The ledger of one campaign.
 
-    :param engine: see :func:`open_engine`; the tables must be there (:func:`create`).
+    :param engine: see :func:`open_engine`; the tables must be there (:func:`create`, :func:`check`).
     :param environment: base URL of Runa's API: a campaign on the playground is not the one in production.
     :param campaign: the campaign's name, at most 109 characters.
     """

@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_runa.api.errors import InvalidOrderError
-from airflow_provider_runa.campaign.ledger import create, open_engine
+from airflow_provider_runa.campaign.ledger import check, create, open_engine
 
 # Airflow's connection type -> SQLAlchemy's dialect, with its usual driver.
 _DIALECTS = {"sqlite": "sqlite", "postgres": "postgresql", "postgresql": "postgresql"}
@@ -19,11 +19,12 @@ _PASSED_ON = ("sslmode", "sslrootcert", "sslcert", "sslkey", "options", "connect
 
 
 @contextmanager
-def ledger_engine(ledger_conn_id: str) -> Iterator[Engine]:
+def ledger_engine(ledger_conn_id: str, *, reading: bool = False) -> Iterator[Engine]:
     """Open the database of a ledger, with its tables; closed at the end of the block.
 
     :param ledger_conn_id: id of an Airflow connection of type ``sqlite`` or ``postgres``.
-    :raises InvalidOrderError: if the connection is of another type.
+    :param reading: whether nothing is to be written: then the tables have to be there, and otherwise they are made.
+    :raises InvalidOrderError: if the connection is of another type, or there is no ledger to read.
     :raises LedgerVersionError: if the ledger belongs to another release.
     """
     connection = BaseHook.get_connection(ledger_conn_id)
@@ -46,9 +47,9 @@ def ledger_engine(ledger_conn_id: str) -> Iterator[Engine]:
             database=connection.schema,
             query={name: str(extra[name]) for name in _PASSED_ON if name in extra},
         )
-    engine = open_engine(url)
+    engine = open_engine(url, reading=reading)
     try:
-        create(engine)
+        (check if reading else create)(engine)
         yield engine
     finally:
         engine.dispose()

@@ -98,7 +98,7 @@ class RunaReconcileOperator(BaseOperator):
             raise InvalidOrderError(f"{gone[0]}: its value is missing")
         since, until = moment("since", self.since), moment("until", self.until)
         settings = RunaHook(self.runa_conn_id).get_settings()
-        with ledger_engine(self.ledger_conn_id) as engine:
+        with ledger_engine(self.ledger_conn_id, reading=True) as engine:
             return compare(engine, settings, campaign=self.campaign, since=since, until=until)
 
 

@@ -1,4 +1,4 @@
-"""``python -m airflow_provider_runa.sandbox``: run the sandbox."""
+"""``runa-sandbox``, or ``python -m airflow_provider_runa.sandbox``: run the sandbox."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def _seconds(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m airflow_provider_runa.sandbox", description="A local Runa API for development and tests."
-    )
+    parser = argparse.ArgumentParser(prog="runa-sandbox", description="A local Runa API for development and tests.")
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8765, help="port to listen on, 0 for a free one (default 8765)")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine as Database
 
 from airflow_provider_runa.campaign import ledger as ledger_module
-from airflow_provider_runa.campaign.errors import LedgerVersionError
+from airflow_provider_runa.campaign.errors import InvalidCampaignError, LedgerVersionError
 from airflow_provider_runa.campaign.ledger import (
     LEASE,
     OPEN,
@@ -22,6 +24,7 @@ from airflow_provider_runa.campaign.ledger import (
     Batch,
     FencedError,
     Ledger,
+    check,
     create,
     open_engine,
 )
@@ -77,6 +80,44 @@ def test_what_sqlite_has_taken_survives_a_power_cut(tmp_path: Path) -> None:
         found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
     engine.dispose()
     assert found == ["wal", 2]  # 2: FULL, synced at each commit
+
+
+def test_whoever_reads_needs_a_ledger_and_makes_none(database: Database) -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidCampaignError, match="ledger: there is none in"):
+            check(database)
+    create(database)
+    check(database)
+
+
+def test_whoever_reads_is_told_of_another_release(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "VERSION", 2)
+    with pytest.raises(LedgerVersionError, match="have version 1, this release of the provider takes 2"):
+        check(campaign.database)
+
+
+def test_whoever_reads_a_file_leaves_it_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "another.db"
+    with closing(sqlite3.connect(path)) as another:
+        another.execute("CREATE TABLE winners (name)")
+    before = path.read_bytes()
+    engine = open_engine(f"sqlite:///{path}", reading=True)
+    with pytest.raises(InvalidCampaignError):
+        check(engine)
+    with pytest.raises(sa.exc.OperationalError, match="readonly"):
+        create(engine)
+    engine.dispose()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("uri", [True, False])
+def test_a_file_is_found_by_its_uri_too(uri: bool, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    create(open_engine(f"sqlite:///{path}"))
+    engine = open_engine(f"sqlite:///file:{path}?uri=true" if uri else f"sqlite:///{path}", reading=True)
+    check(engine)
+    engine.dispose()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

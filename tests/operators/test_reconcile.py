@@ -162,6 +162,12 @@ def test_what_cannot_be_compared_is_refused(paid: Path, values: dict[str, Any], 
         render(operator(**values)).execute(task_context())
 
 
+def test_a_ledger_that_is_not_there_is_not_made(runa: RunningSandbox, ledger_file: Path) -> None:
+    with pytest.raises(AirflowFailException, match=f"ledger: there is none in {ledger_file}"):
+        operator().execute(task_context())
+    assert not ledger_file.exists()
+
+
 def test_neither_campaign_nor_period_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="a campaign or the begin of a period"):
         operator(campaign=None)
@@ -227,7 +233,7 @@ def test_the_command_takes_a_url_and_a_key_of_the_environment(runa: RunningSandb
         (["--campaign", "sprong", "--ledger", "ledger"], "no campaign 'sprong'"),
         (["--campaign", CAMPAIGN, "--ledger", "nowhere"], "nowhere"),
         (["--campaign", CAMPAIGN, "--ledger", "ledger", "--runa", "nowhere"], "nowhere"),
-        (["--campaign", CAMPAIGN, "--ledger", "sqlite:////nowhere/ledger.db"], "unable to open"),
+        (["--campaign", CAMPAIGN, "--ledger", "sqlite:////nowhere/ledger.db"], "ledger: there is none in /nowhere"),
         (["--campaign", CAMPAIGN, "--ledger", "what://ever"], "what"),
         (["--since", "2026-02-01", "--until", "2026-01-01", "--ledger", "ledger"], "must be after"),
     ],

@@ -27,6 +27,8 @@ def test_an_error_is_one_line_of_sentences_and_survives_pickling(kind: type[erro
     assert "\n" not in text
     assert "{" not in text
     assert all(part.endswith(".") for part in (kind.money, kind.next, kind.todo))
+    assert ("without further retries" in text) != kind.retryable
+    assert ("next retry" in text) == kind.retryable
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (kind, text)
 

@@ -1,0 +1,43 @@
+"""The pages with something to try out, typed as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import page, type_in
+
+pytestmark = pytest.mark.e2e
+
+#: What the killed run has taken is left to it for 3 minutes: they are over.
+LATER = """
+python -c "
+import sqlite3
+with sqlite3.connect('ledger.db', timeout=60) as ledger:
+    assert ledger.execute('UPDATE runa_batch SET owned_until = planned_at').rowcount == 5
+"
+"""
+
+
+def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    text = page("tutorial.md")
+    printed = type_in(text, tmp_path, timeout=400)
+    promised = re.findall(r"`(\d (?:of|order\(s\)) [^`]+)`", text)
+    assert len(promised) == 3
+    said = re.findall(r"^\d (?:of|order\(s\)) .*$", printed, re.MULTILINE)
+    assert said == [promised[0], promised[0], promised[1], promised[2]]
+    assert '"payouts":4' in printed.replace(" ", "")
+    assert "45.00 USD" in printed
+
+
+def test_a_campaign_of_a_thousand_is_killed_and_paid_once(tmp_path: Path) -> None:
+    text = page("campaigns.md", until="Rows")
+    printed = type_in(text, tmp_path, after={"kill -KILL $task": LATER}, timeout=300)
+    promised, payouts = re.findall(r"`([^`\n]*\b1000\b[^`\n]*)`", text)
+    killed, paid = re.findall(r"^\d+ of 1000 recipient.*$", printed, re.MULTILINE)
+    assert killed.startswith("0 of 1000 ")
+    assert re.search(r"^ *sent +1000 ", printed, re.MULTILINE)
+    assert paid == promised
+    assert payouts in printed
