@@ -33,9 +33,10 @@ MATRIX = {
     "3.2.2": ("3.11", "3.12", "3.13"),
     "3.3.2": ("3.11", "3.12", "3.13"),
 }
-# How a release is installed. Airflow does not bound its dependencies above, and later ones may not fit: with FastAPI of
-# March 2026 no task of 3.0.6 starts, whatever it is. So each has what was there when it came out, as Airflow's own
-# constraints do, and only the newest has what there is today. For 3.0.6, one dependency of this provider is later.
+# How a release is installed. Airflow does not bound its dependencies above, and later ones may not fit: the FastAPI of
+# March 2026 wants a body's content type, which the workers of 3.0.6 do not send, so that no task starts, whatever it
+# is. So each has what was there when it came out, as Airflow's own constraints do, and only the newest has what there
+# is today. For 3.0.6, one dependency of this provider is later.
 INSTALL = {
     "2.11.2": ("--exclude-newer", "2026-03-15"),
     "3.0.6": (
