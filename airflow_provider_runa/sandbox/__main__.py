@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         await server.serve(sockets=[listener])
 
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+        asyncio.run(serve())  # not uvloop, which uvicorn prefers: there, what follows a broken-off answer is still sent
     return 0
 
 
