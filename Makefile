@@ -74,7 +74,7 @@ release-check: $(STAMP) ## may TAG be published: it names the version, and the c
 screenshots: $(STAMP) ## the pictures of docs/ui.md, as the tests of the UI see it
 	RUNA_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser
 
-matrix: $(STAMP) ## the wheel on every supported Airflow and Python (5 minutes a cell)
+matrix: $(STAMP) ## the wheel on every supported Airflow and Python (4 minutes a cell)
 	$(BIN)/nox --session matrix
 
 matrix-oldest: $(STAMP) ## the wheel on the oldest of both

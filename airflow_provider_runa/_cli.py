@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,21 @@ RUNA_HELP = f"Airflow connection (default: RUNA_API_KEY and RUNA_BASE_URL of the
 LEDGER_HELP = "Airflow connection, or a URL of SQLAlchemy's"
 
 
+@contextlib.contextmanager
+def without_a_log() -> Iterator[None]:
+    """Keep Airflow's log out of an answer, in the block: before 3.1 it goes to the standard output, each request in it.
+
+    Warnings and errors go to the standard error, and so does what the block prints.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def runa_settings(conn_id: str | None) -> RunaSettings:
     """Return what leads to Runa.
 
@@ -28,10 +44,9 @@ def runa_settings(conn_id: str | None) -> RunaSettings:
     api_key = SecretStr(os.environ.get("RUNA_API_KEY", ""))
     if conn_id is None and api_key.get_secret_value():
         return RunaSettings.read("RUNA_API_KEY", api_key, host=os.environ.get("RUNA_BASE_URL"))
-    with contextlib.redirect_stdout(sys.stderr):  # Airflow may log there, where only the answer belongs
-        from airflow_provider_runa.hooks.runa import RunaHook
+    from airflow_provider_runa.hooks.runa import RunaHook
 
-        return RunaHook(conn_id or DEFAULT_CONN_ID).get_settings()
+    return RunaHook(conn_id or DEFAULT_CONN_ID).get_settings()
 
 
 @contextlib.contextmanager
@@ -43,11 +58,9 @@ def open_ledger(name: str) -> Iterator[Engine]:
     :raises ValueError: if it is a URL, and not one of SQLAlchemy's.
     """
     if "://" not in name:
-        with contextlib.ExitStack() as stack:
-            with contextlib.redirect_stdout(sys.stderr):
-                from airflow_provider_runa.operators._ledger import ledger_engine
+        from airflow_provider_runa.operators._ledger import ledger_engine
 
-                engine = stack.enter_context(ledger_engine(name, reading=True))
+        with ledger_engine(name, reading=True) as engine:
             yield engine
         return
     try:

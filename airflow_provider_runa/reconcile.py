@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 
-from airflow_provider_runa._cli import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings
+from airflow_provider_runa._cli import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
 from airflow_provider_runa.campaign.reconcile import Difference
 from airflow_provider_runa.operators.reconcile import compare, moment, told
 
@@ -55,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.campaign is None and options.since is None:
         parser.error("--campaign or --since is needed")
     try:
-        # Airflow before 3.1 logs to the standard output, where only the answer belongs.
-        with contextlib.redirect_stdout(sys.stderr), open_ledger(options.ledger) as engine:
+        with without_a_log(), open_ledger(options.ledger) as engine:
             period = {"since": options.since, "until": options.until}
             result = compare(engine, runa_settings(options.runa), campaign=options.campaign, **period)
     except Exception as error:  # whatever it is: status 1 would say that something differs

@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from airflow_provider_runa._cli import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings
+from airflow_provider_runa._cli import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
 from airflow_provider_runa.api.client import RunaClient
 from airflow_provider_runa.api.errors import RunaNotFoundError, redact
 from airflow_provider_runa.api.models import Order, OrderItem, OrderStatus, PlacedProducts
@@ -87,13 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     # A table that goes into a file or a pipe must not be cut to the width of a terminal.
-    console = Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False, highlight=False)
+    width = None if sys.stdout.isatty() else 1000
+    console = Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
     try:
-        if options.command == "order":
-            return _order(console, options)
-        if options.command == "campaign":
-            return _campaign(console, options)
-        return _balance(console, options)
+        with without_a_log():
+            if options.command == "order":
+                return _order(console, options)
+            if options.command == "campaign":
+                return _campaign(console, options)
+            return _balance(console, options)
     except Exception as error:  # whatever it is, a person wants one line
         print(f"Could not look: {one_line(error)}", file=sys.stderr)
         return NOT_FINE
@@ -176,7 +178,7 @@ def _campaign(console: Console, options: argparse.Namespace) -> int:
         counts.update({state: count for state, (count, _) in totals.items()})
     orders = Counter(batch.state for batch in batches)
     told = ", ".join(f"{orders[state]} {state}" for state in _BATCH_STATES if orders[state])
-    print(f"{counts[PAID]} of {counts.total()} recipient(s) paid. Orders: {told or 'none'}.")
+    console.out(f"{counts[PAID]} of {counts.total()} recipient(s) paid. Orders: {told or 'none'}.")
     if keys is not None:
         console.print(
             _table(
@@ -199,7 +201,7 @@ def _balance(console: Console, options: argparse.Namespace) -> int:
     if balances:
         console.print(_table("CURRENCY", ">BALANCE", rows=[(b.currency, f"{b.balance:,.2f}") for b in balances]))
     else:
-        print("No balance is above zero.")
+        console.out("No balance is above zero.")
     return FINE
 
 

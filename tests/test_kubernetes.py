@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from airflow.providers.common.compat.sdk import Connection
+from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_runa.api.settings import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, PLAYGROUND, PRODUCTION
 
@@ -55,9 +55,13 @@ def test_connections_come_from_the_secret_that_is_made(container: dict[str, Any]
     assert not any("value" in variable for variable in container["env"]), "a value would be readable in the template"
 
 
-def test_the_connections_are_ones() -> None:
+def test_the_connections_are_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     contents = re.findall(r"`(\{\"conn_type\".*?\})`", PAGE)
-    assert [Connection.from_json(text).conn_type for text in contents] == ["runa", "postgres"]
+    kinds = []
+    for text in contents:
+        monkeypatch.setenv("AIRFLOW_CONN_MOUNTED", text)
+        kinds.append(BaseHook.get_connection("mounted").conn_type)
+    assert kinds == ["runa", "postgres"]
     assert all(json.loads(text)["password"] == "…" for text in contents)
 
 

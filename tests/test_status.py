@@ -76,6 +76,12 @@ def lines(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line.strip(" ─")]
 
 
+def main(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> int:
+    """Run the command, after dropping what was said so far: Airflow before 3.1 logs the requests of the tests, too."""
+    capsys.readouterr()
+    return status.main(arguments)
+
+
 # -- an order ----------------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +89,7 @@ def test_an_order_is_shown_with_counts_of_its_payouts(
     environment: RunningSandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     order_id = place(environment, 2)
-    assert status.main(["order", order_id]) == 0
+    assert main(capsys, ["order", order_id]) == 0
     said = capsys.readouterr()
     shown = lines(said.out)
     assert ["order", order_id] in shown
@@ -101,7 +107,7 @@ def test_an_order_is_shown_with_counts_of_its_payouts(
 def test_each_payout_of_an_order_is_shown_if_asked_for(
     environment: RunningSandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert status.main(["order", place(environment, 2), "--rows"]) == 0
+    assert main(capsys, ["order", place(environment, 2), "--rows"]) == 0
     text = capsys.readouterr().out
     ids = {words[0] for words in lines(text)[-3:]}
     assert len(ids) == 3
@@ -111,25 +117,25 @@ def test_each_payout_of_an_order_is_shown_if_asked_for(
 
 
 def test_an_order_that_is_processing_is_fine(environment: RunningSandbox, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status.main(["order", place(environment, seconds=0)]) == 0
+    assert main(capsys, ["order", place(environment, seconds=0)]) == 0
     assert ["status", "PROCESSING"] in lines(capsys.readouterr().out)
 
 
 def test_an_order_that_failed_is_not(environment: RunningSandbox, capsys: pytest.CaptureFixture[str]) -> None:
     environment.faults({"kind": "fail_order"})
-    assert status.main(["order", place(environment)]) == 1
+    assert main(capsys, ["order", place(environment)]) == 1
     assert ["status", "FAILED"] in lines(capsys.readouterr().out)
 
 
 def test_an_order_that_is_not_there(environment: RunningSandbox, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status.main(["order", "O-NOWHERE"]) == 1
+    assert main(capsys, ["order", "O-NOWHERE"]) == 1
     assert capsys.readouterr() == ("", "This account has no order O-NOWHERE.\n")
 
 
 def test_a_description_hides_addresses_and_steers_no_terminal(
     environment: RunningSandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert status.main(["order", place(environment, description=f"for {ADDRESS} \x1b[31mred")]) == 0
+    assert main(capsys, ["order", place(environment, description=f"for {ADDRESS} \x1b[31mred")]) == 0
     (description,) = [words for words in lines(capsys.readouterr().out) if words[0] == "description"]
     assert description == ["description", "for", "***", "\ufffd[31mred"]
 
@@ -141,7 +147,7 @@ def test_a_campaign_is_counted(runa: RunningSandbox, ledger: str, capsys: pytest
     pay(runa)
     change(ledger, "UPDATE runa_ledger SET state = 'sent' WHERE recipient_key = 'customer-1'")
     capsys.readouterr()
-    assert status.main(["campaign", CAMPAIGN, "--ledger", ledger]) == 0
+    assert main(capsys, ["campaign", CAMPAIGN, "--ledger", ledger]) == 0
     text = capsys.readouterr().out
     assert lines(text) == [
         ["STATE", "RECIPIENTS", "AMOUNT", "LATEST", "REASON"],
@@ -159,15 +165,15 @@ def test_a_campaign_with_rows_that_failed_is_not_fine(
     change(ledger, "UPDATE runa_ledger SET state = 'failed', error = 'order O-1' WHERE recipient_key = 'customer-1'")
     change(ledger, "UPDATE runa_ledger SET recipient_key = '[red]' || char(27) WHERE recipient_key = 'customer-2'")
     capsys.readouterr()
-    assert status.main(["campaign", CAMPAIGN, "--ledger", "ledger", "--runa", "runa_default"]) == 1
+    assert main(capsys, ["campaign", CAMPAIGN, "--ledger", "ledger", "--runa", "runa_default"]) == 1
     assert "customer" not in capsys.readouterr().out
-    assert status.main(["campaign", CAMPAIGN, "--ledger", "ledger", "--rows"]) == 1
+    assert main(capsys, ["campaign", CAMPAIGN, "--ledger", "ledger", "--rows"]) == 1
     *_, head, odd, fine, failed = lines(capsys.readouterr().out)
     assert head == ["RECIPIENT", "STATE", "AMOUNT", "ORDER", "ITEM", "REASON"]
     assert odd[:2] == ["[red]\ufffd", "paid"]
     assert fine[:2] == ["customer-0", "paid"]
     assert (failed[:4], failed[-2:]) == (["customer-1", "failed", "10.00", "USD"], ["order", "O-1"])
-    assert status.main(["campaign", CAMPAIGN, "--ledger", "ledger", "--rows", "failed"]) == 1
+    assert main(capsys, ["campaign", CAMPAIGN, "--ledger", "ledger", "--rows", "failed"]) == 1
     text = capsys.readouterr().out
     assert "customer-1" in text
     assert "customer-0" not in text
@@ -180,7 +186,7 @@ def test_a_campaign_that_is_not_there(
     pay(runa)
     capsys.readouterr()
     for _ in range(2):  # asking does not make it
-        assert status.main(["campaign", "sprong", "--ledger", "ledger" if kind == "connection" else ledger]) == 1
+        assert main(capsys, ["campaign", "sprong", "--ledger", "ledger" if kind == "connection" else ledger]) == 1
         said = capsys.readouterr()
         assert (said.out, said.err) == ("", f"The ledger has no campaign 'sprong' for {runa.url}.\n")
 
@@ -212,15 +218,15 @@ def test_a_campaign_can_be_seen_while_it_is_planned(
 def test_balances(environment: RunningSandbox, capsys: pytest.CaptureFixture[str]) -> None:
     environment.balance("USD", "1234.5")
     environment.balance("GBP", "0")
-    assert status.main(["balance", "USD", "GBP"]) == 0
+    assert main(capsys, ["balance", "USD", "GBP"]) == 0
     assert lines(capsys.readouterr().out) == [["CURRENCY", "BALANCE"], ["USD", "1,234.50"], ["GBP", "0.00"]]
-    assert status.main(["balance"]) == 0
+    assert main(capsys, ["balance"]) == 0
     shown = lines(capsys.readouterr().out)
     assert ["USD", "1,234.50"] in shown
     for currency, amount in shown[1:]:
         assert Decimal(amount.replace(",", "")) > 0
         environment.balance(currency, "0")
-    assert status.main(["balance"]) == 0
+    assert main(capsys, ["balance"]) == 0
     assert capsys.readouterr().out == "No balance is above zero.\n"
 
 
@@ -289,10 +295,11 @@ def test_what_goes_wrong_is_one_line(
 ) -> None:
     if "XXX" in arguments:
         runa.faults({"kind": "status", "status": 403, "method": "GET", "path": "/balance"})
-    assert status.main(arguments) == 1
+    assert main(capsys, arguments) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    (line,) = said.err.splitlines()
+    *before, line = said.err.splitlines()
+    assert not before or told == "nowhere"  # Airflow 2 has logged that its own database has no tables here
     assert line.startswith("Could not look: ")
     assert told in line
     assert "secret" not in line
@@ -303,7 +310,7 @@ def test_a_key_that_no_environment_has_is_told_without_it(
 ) -> None:
     monkeypatch.setenv("RUNA_API_KEY", "zzpublic.hidden")
     monkeypatch.delenv("RUNA_BASE_URL", raising=False)
-    assert status.main(["balance"]) == 1
+    assert main(capsys, ["balance"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("Could not look: RUNA_API_KEY: the API key starts neither")
     assert "hidden" not in said
@@ -314,6 +321,6 @@ def test_a_key_that_no_environment_has_is_told_without_it(
 )
 def test_a_wrong_command_line_is_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        status.main(arguments)
+        main(capsys, arguments)
     assert exit_.value.code == 2
     assert "usage: runa-status" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import ipaddress
 import re
@@ -88,8 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.fail_orders:
         engine.faults.append(Fault("fail_order", count=options.fail_orders))
 
-    # The socket listens already: whoever reads this line can connect.
-    print(f"Runa sandbox on {address}/v2", flush=True)
     config = uvicorn.Config(
         create_app(engine),
         http="h11",
@@ -98,8 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         lifespan="off",
         timeout_graceful_shutdown=1,  # an answer may be slow on purpose
     )
+    server = uvicorn.Server(config)
+
+    async def serve() -> None:
+        # The socket listens already, and a signal is listened to: whoever reads this line can connect, and can stop it.
+        print(f"Runa sandbox on {address}/v2", flush=True)
+        await server.serve(sockets=[listener])
+
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        asyncio.run(serve())  # not uvloop, which uvicorn prefers: there, what follows a broken-off answer is still sent
     return 0
 
 

@@ -15,6 +15,8 @@ def test_a_deferred_order_is_placed_once(airflow: AirflowStack, sandbox: Running
     assert sandbox.stats()["requests"]["POST /order"] == 1
     logs = "".join(path.read_text(errors="replace") for path in airflow.log_files() if run_id in str(path))
     assert "DEFERRED" in logs or "deferr" in logs.lower(), "the order did not wait in the triggerer"
+    lines = [line for path in airflow.log_files() for line in path.read_text(errors="replace").splitlines()]
+    assert [line for line in lines if "airflow_provider_runa/" in line and "Warning" in line] == []
 
 
 def test_the_connection_form_is_there(airflow: AirflowStack) -> None:

@@ -149,22 +149,22 @@ WINNERS = """
 """
 
 
-def usable_driver(driver: str) -> None:
-    if driver == "psycopg" and not postgres_hooks.USE_PSYCOPG3:
+@pytest.fixture(params=["psycopg", "psycopg2"])
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver of the connection. Older providers for PostgreSQL have only psycopg2."""
+    if request.param == "psycopg" and not getattr(postgres_hooks, "USE_PSYCOPG3", False):
         pytest.skip("Airflow before 3.1 comes with SQLAlchemy 1.4, which has no psycopg 3")
+    monkeypatch.setattr(postgres_hooks, "USE_PSYCOPG3", request.param == "psycopg", raising=False)
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.usefixtures("driver")
 @pytest.mark.parametrize("rows_as", [None, "dictcursor"])
 def test_it_pays_from_postgresql(
     runa: RunningSandbox,
     warehouse: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
-    driver: str,
     rows_as: str | None,
 ) -> None:
-    usable_driver(driver)
-    monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", driver == "psycopg")
     if rows_as is not None:
         monkeypatch.setenv("AIRFLOW_CONN_SOURCE", json.dumps(warehouse | {"extra": {"cursor": rows_as}}))
     task = operator(runa, sql=WINNERS, parameters={"winners": 1001}, columns=None)
@@ -174,10 +174,8 @@ def test_it_pays_from_postgresql(
     assert set(runa.stats()["orders_by_recipient"].values()) == {1}
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_rows_stream_from_postgresql(warehouse: dict[str, Any], monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
-    usable_driver(driver)
-    monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", driver == "psycopg")
+@pytest.mark.usefixtures("driver", "warehouse")
+def test_rows_stream_from_postgresql() -> None:
     # The server stumbles over row 5000: whoever gets the rows before it was not given the whole result at once.
     query = "SELECT n AS recipient_key, 1 / (5000 - n) AS face_value FROM generate_series(1, 10000) AS n"
     rows = operator(sql=query, columns=None).iter_rows(task_context())  # type: ignore[arg-type]

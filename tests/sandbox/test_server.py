@@ -304,6 +304,15 @@ def test_an_address_of_version_6(sandbox: RunningSandbox) -> None:
         assert get(running_there, "/ping").status_code == 200
 
 
+def test_it_stops_without_a_word_as_soon_as_it_listens() -> None:
+    with running() as (process, line):
+        assert line.startswith("Runa sandbox on ")
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=10)[1]
+    assert said == ""
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_without_a_word_while_an_answer_is_slow(how: int) -> None:
     with running("--latency", "60") as (process, line):
