@@ -39,7 +39,7 @@ def test_the_first_snippet_is_an_operator() -> None:
 
 def test_the_sandbox_takes_what_is_written() -> None:
     shell = "".join(blocks("sh"))
-    (options,) = re.findall(r"python -m airflow_provider_runa\.sandbox (.*)", shell)
+    (options,) = re.findall(r"runa-sandbox (.*)", shell)
     port = _parser().parse_args(options.split()).port
     assert f"http://127.0.0.1:{port}/v2" in shell
     (faults,) = re.findall(r"-d '(.*)'", shell)

@@ -338,7 +338,10 @@ def test_it_stops_without_a_word_while_an_answer_is_slow(how: int) -> None:
         (["--in-progress-status", "500"], "invalid choice"),
         (["--port", "99999"], "The sandbox cannot start: "),
         (["--port", "{used}"], "The sandbox cannot start: [Errno 98] Address already in use"),
-        (["--database", "/nonexistent/runa.db"], "The sandbox cannot start: unable to open database file"),
+        (
+            ["--port", "0", "--database", "/nonexistent/runa.db"],
+            "The sandbox cannot start: unable to open database file",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(sandbox: RunningSandbox, options: list[str], said: str) -> None:
