@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
@@ -66,7 +66,13 @@ class SqlToRunaOperator(RunaPayoutOperator):
         from airflow.providers.common.sql.hooks.sql import DbApiHook
 
         source: Any = BaseHook.get_connection(self.source_conn_id)
-        hook = source.get_hook()
+        try:
+            hook = source.get_hook()
+        except (AirflowException, ImportError):
+            raise InvalidOrderError(
+                f"source_conn_id: no provider is installed for connection {self.source_conn_id!r}, "
+                f"whose type is {source.conn_type!r}"
+            ) from None
         if not isinstance(hook, DbApiHook):
             raise InvalidOrderError(f"source_conn_id: connection {self.source_conn_id!r} is not to a database")
         with contextlib.closing(hook.get_conn()) as connection, contextlib.closing(_cursor(connection)) as cursor:

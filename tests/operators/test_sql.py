@@ -106,6 +106,14 @@ def test_a_query_that_does_not_fit_is_one_line(runa: RunningSandbox, values: dic
     assert "POST /order" not in runa.stats()["requests"]
 
 
+def test_a_connection_whose_provider_is_missing_burns_no_retries(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": "nowhere", "host": "example.com"}))
+    with pytest.raises(AirflowFailException, match="no provider is installed for connection 'elsewhere', whose type"):
+        operator(runa, source_conn_id="elsewhere").execute(task_context())
+
+
 def test_a_connection_that_is_no_database_is_refused(runa: RunningSandbox) -> None:
     with pytest.raises(AirflowFailException, match="'runa_default' is not to a database"):
         operator(runa, source_conn_id="runa_default").execute(task_context())
