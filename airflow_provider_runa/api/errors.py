@@ -198,6 +198,10 @@ _BY_TYPE: dict[str, type[RunaApiError]] = {
     "ordering_restricted": RunaOrderingRestrictedError,
 }
 
+# What a type of Runa's looks like. Its errors have a type and a message; a gateway's problem+json has a "title", and
+# another type, such as "about:blank".
+_TYPE = re.compile("[a-z][a-z_-]*")
+
 # A gateway's answers that say as little about the order as a 5xx: it waited in vain, or would not wait.
 _LIKE_A_SERVER_ERROR = frozenset({408, 425})
 
@@ -227,6 +231,8 @@ def error_of(status: int, body: Any, secrets: Iterable[str] = ()) -> RunaApiErro
         return redact(value, secrets) if isinstance(value, str) else None
 
     kind = text("type")
+    if not text("message") or not _TYPE.fullmatch(kind or ""):
+        kind = None
     details = tuple(
         ErrorDetail(
             redact(str(detail.get("type", "")), secrets),

@@ -48,10 +48,13 @@ class CampaignFailedError(PlacementError):
 
     retryable = True
     money = "Campaign {campaign!r}: {counts}. The failed ones were paid nothing: Runa could not complete their orders."
-    next = "The next retry orders again for those of them that this run has planned or ordered, and for nobody else."
+    next = (
+        'The next retry orders again for those of them that its input has (in mode "pay": whose orders it had placed), '
+        "and for nobody else."
+    )
     todo = (
-        "If no retry is left, clear the task. If they keep failing, ask Runa's support; rows that no run plans any "
-        "more have to be given up in the ledger."
+        "If no retry is left, clear the task, and for rows that another run has planned that run's; if they keep "
+        "failing, ask Runa's support."
     )
 
 
@@ -71,6 +74,18 @@ class CampaignStillProcessingError(PlacementError):
     money = "Campaign {campaign!r}: {counts}. Everything was sent; {orders} order(s) are still PROCESSING at Runa."
     next = "The next retry goes on waiting and sends nothing."
     todo = "If no retry is left, clear the task; raise its timeout if orders take that long."
+
+
+class OrderNotInLedgerError(PlacementError):
+    """After a deferral, the ledger does not know an order that the task has placed."""
+
+    retryable = False
+    money = "Order {order_id} was placed by this task and goes on, and the ledger has no such order in {campaign!r}."
+    next = "The task fails without further retries."
+    todo = (
+        "campaign, ledger_conn_id or runa_conn_id name something else than when the task was deferred: set them right, "
+        "then clear the task."
+    )
 
 
 class LedgerDiffersError(PlacementError):

@@ -43,6 +43,8 @@ _PATIENCE = LEASE + timedelta(seconds=60)
 
 _POLICY = Policy()
 
+_SETTLED = (OrderStatus.COMPLETED, OrderStatus.FAILED)
+
 
 @dataclass
 class Paid:
@@ -126,7 +128,7 @@ async def _at_once(work: Callable[[], Coroutine[Any, Any, None]], count: int) ->
         async with asyncio.TaskGroup() as group:
             for _ in range(count):
                 group.create_task(work())
-    except ExceptionGroup as several:
+    except BaseExceptionGroup as several:  # a timeout of Airflow's is none of Exception's
         raise several.exceptions[0] from None
 
 
@@ -163,6 +165,7 @@ class _Paying:
             await self._place(batch, attempt)
         except FencedError:
             log.warning("Batch %s was taken over by another attempt, which goes on with its order.", batch.id)
+            self.left.add(batch.id)  # taken back, it would go to and fro
         return True
 
     async def _place(self, batch: Batch, attempt: int) -> None:
@@ -238,10 +241,8 @@ async def settle(
             order_id, status = queue.popleft()
             batch = placed[order_id]
             try:
-                if status == OrderStatus.FAILED:
-                    ledger.settle_failed(batch, OrderFailedError(order_id=order_id).happened)
-                elif status == OrderStatus.COMPLETED:
-                    await _settle_completed(ledger, batch, client, clock, keep_links=keep_links)
+                if status in _SETTLED:
+                    await _settle(ledger, batch, client, clock, keep_links=keep_links)
             except FencedError:
                 continue  # another run has noted it already
             except RunaError as error:
@@ -249,18 +250,19 @@ async def settle(
                 unread.append(order_id)
 
     await _at_once(work, CONCURRENCY)
-    settled = (OrderStatus.COMPLETED, OrderStatus.FAILED)
-    return [order_id for order_id in placed if order_id in unread or found.get(order_id) not in settled]
+    return [order_id for order_id in placed if order_id in unread or found.get(order_id) not in _SETTLED]
 
 
-async def _settle_completed(
-    ledger: Ledger, batch: Batch, client: OrderClient, clock: Clock, *, keep_links: bool
-) -> None:
+async def _settle(ledger: Ledger, batch: Batch, client: OrderClient, clock: Clock, *, keep_links: bool) -> None:
+    """Note what became of an order, as the order itself says: the list, which was read, may be ahead or wrong."""
     if batch.order_id is None:
         raise RunaError(f"batch {batch.id} has no order")
     placed = await client.get_order(batch.order_id)
+    if placed.status == OrderStatus.FAILED:
+        ledger.settle_failed(batch, OrderFailedError(order_id=placed.id).happened)
+        return
     if placed.status != OrderStatus.COMPLETED:
-        raise RunaError(f"fetched alone, it is still {placed.status}")  # the list was ahead: its items may lack ids
+        raise RunaError(f"fetched alone, it is {placed.status}")
     items = {}
     for position, item in counterparts(ledger.order(batch), placed).items():
         link = item.payout.url.get_secret_value() if keep_links and item.payout and item.payout.url else None

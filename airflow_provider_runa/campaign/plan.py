@@ -2,12 +2,14 @@
 
 A plan is all or nothing: it is one transaction, and whatever is wrong with a row or goes over a limit undoes it. What
 is planned stays planned: a retry sends the same orders even if the input has changed meanwhile. Of a run that has
-planned before, only rows that failed or were rejected are taken up again, with what the input says of them now.
+planned before, only rows that failed or were rejected are taken up again, with what the input says of them now; rows
+that have become wrong only warn, because whatever was sent has to be seen to its end.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,12 +18,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundError
+from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundError, redact
 from airflow_provider_runa.api.models import MAX_ITEMS, MultipleProduct, NewOrderItem, Product, SingleProduct
 from airflow_provider_runa.api.products import obstacles
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
 from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PAID, REJECTED, Known, Ledger, Planning
 from airflow_provider_runa.campaign.rows import Payout, read_row
+
+log = logging.getLogger(__name__)
 
 #: Rows that are read, and looked up in the ledger, at a time.
 CHUNK = 1000
@@ -61,6 +65,7 @@ class PlanReport:
     :param already_paid: left out, because they are paid.
     :param already_open: left out, because an earlier plan holds them, or an earlier attempt of this run.
     :param left_out: left out, because this run's plan was frozen without them.
+    :param wrong: left out, because they are wrong, of a run whose plan was frozen before.
     :param to_pay: rows that are still to be paid, of whichever plan.
     :param total: the sum of their face values.
     """
@@ -71,6 +76,7 @@ class PlanReport:
     already_paid: int = 0
     already_open: int = 0
     left_out: int = 0
+    wrong: int = 0
     to_pay: int = 0
     total: Decimal = Decimal(0)
 
@@ -162,12 +168,15 @@ class _Plan:
             self._take_in(chunk)
         for group in self.groups.values():
             self._write(group)
+        if self.planning.frozen and self.found:
+            log.warning("This run's plan is frozen, so rows that are wrong are left out: %s.", self._told())
+            self.report.wrong, self.found = self.found, 0
+            self.findings.clear()
         self.report.to_pay, self.report.total = self.planning.open_totals(self.currency)
         for finding in self.limits.passed_by(self.report.to_pay, self.report.total):
             self._find(finding)
         if self.found:
-            more = f"; and {self.found - NAMED} more" if self.found > NAMED else ""
-            raise InvalidCampaignError(f"{'; '.join(self.findings)}{more}. Nothing was planned, and nothing was sent.")
+            raise InvalidCampaignError(f"{self._told()}. Nothing was planned, and nothing was sent.")
         return self.report
 
     def _take_in(self, chunk: list[tuple[int, Any]]) -> None:
@@ -224,6 +233,10 @@ class _Plan:
         self.planning.add(payouts, known, currency=self.currency, description=self.campaign)
         self.written.extend(group)
 
+    def _told(self) -> str:
+        more = f"; and {self.found - NAMED} more" if self.found > NAMED else ""
+        return f"{'; '.join(self.findings)}{more}"
+
     def _find(self, finding: str) -> None:
         self.found += 1
         if len(self.findings) < NAMED:
@@ -254,7 +267,7 @@ class _Catalogue:
             try:
                 product = self._product(code)
             except RunaNotFoundError:
-                raise InvalidOrderError(f"products: there is no product {code} in Runa's catalogue") from None
+                raise InvalidOrderError(f"products: there is no product {redact(code)} in Runa's catalogue") from None
             if found := obstacles(product, currency=self._currency):
                 raise InvalidOrderError(f"products: {'; '.join(found)}")
             self._groups[code] = f"{product.currency} {','.join(sorted(product.countries_redeemable_in))}"

@@ -61,7 +61,7 @@ def read_row(row: Any, defaults: Mapping[str, Any]) -> Payout:
         raise InvalidOrderError(f"must be a mapping of fields, not {type(row).__name__}")
     if unknown := sorted(str(name) for name in set(row) - FIELDS):
         raise InvalidOrderError(
-            f"has no use for the field(s) {', '.join(unknown[:5])}; known are {', '.join(sorted(FIELDS))}"
+            f"has no use for the field(s) {', '.join(map(_name, unknown[:5]))}; known are {', '.join(sorted(FIELDS))}"
         )
     fields = {name: value for name, value in row.items() if value is not None}
     key = _text(fields.get("recipient_key", "")).strip()
@@ -77,6 +77,11 @@ def read_row(row: Any, defaults: Mapping[str, Any]) -> Payout:
         "products": _products(fields) or _products(defaults),
     }
     return Payout(key, NewOrderItem.build({name: value for name, value in item.items() if value is not None}))
+
+
+def _name(field: str) -> str:
+    """Return the name of a field; without a header, a file's first recipient would be taken for names."""
+    return field if field.isidentifier() else "***"
 
 
 def _text(key: Any) -> str:

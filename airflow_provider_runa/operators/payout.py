@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_runa.api.client import AsyncRunaClient
-from airflow_provider_runa.api.errors import InvalidOrderError, RunaError, UnreadableOrdersError
+from airflow_provider_runa.api.errors import InvalidOrderError, RunaError, RunaNotFoundError, UnreadableOrdersError
 from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.api.statuses import read_statuses
 from airflow_provider_runa.campaign.errors import (
@@ -24,8 +24,9 @@ from airflow_provider_runa.campaign.errors import (
     CampaignStillProcessingError,
     CampaignUnfinishedError,
     InvalidCampaignError,
+    OrderNotInLedgerError,
 )
-from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PLACED, PLANNED, REJECTED, Ledger, campaigns
+from airflow_provider_runa.campaign.ledger import COMPLETED, FAILED, OPEN, PLACED, PLANNED, REJECTED, Ledger, campaigns
 from airflow_provider_runa.campaign.pay import Paid, pay, settle
 from airflow_provider_runa.campaign.plan import Limits, check_planned, plan
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
@@ -34,11 +35,11 @@ from airflow_provider_runa.links import RunaPortalLink
 from airflow_provider_runa.operators._ledger import ledger_engine
 from airflow_provider_runa.operators._ports import AsyncClock
 from airflow_provider_runa.operators.runa import INLINE_SECONDS, for_airflow, in_seconds
-from airflow_provider_runa.placement.errors import PlacementError
+from airflow_provider_runa.placement.errors import PlacementError, StatusUnreadableError, WrongAccountError
 from airflow_provider_runa.placement.identity import MAX_DESCRIPTION
 from airflow_provider_runa.placement.place import Policy
 from airflow_provider_runa.rendered import read_amount, read_json
-from airflow_provider_runa.triggers.runa import RunaOrderTrigger, read_event
+from airflow_provider_runa.triggers.runa import SETTLED, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -50,6 +51,9 @@ PROGRESS_SECONDS = 5.0
 MODES = ("plan_and_pay", "plan", "pay")
 
 ON_PARTIAL_FAILURE = ("fail", "warn")
+
+#: Ids of orders that are not done -> why that could not be read, if it could not.
+_Processing = Mapping[str, Exception | None]
 
 
 class RunaPayoutOperator(BaseOperator):
@@ -189,13 +193,18 @@ class RunaPayoutOperator(BaseOperator):
         :param context: the task's context.
         :param event: the event of :class:`~.RunaOrderTrigger`.
         """
-        read_event(event)
+        event = read_event(event)
         try:
             with self._ledger() as ledger:
-                processing = asyncio.run(self._settle_once(ledger))
+                known = {batch.order_id for batch in ledger.batches(PLACED, COMPLETED, FAILED)}
+                if unknown := [order_id for order_id in event["orders"] if order_id not in known]:
+                    raise OrderNotInLedgerError(order_id=unknown[0], campaign=ledger.campaign)
+                # The list, which the trigger reads, may be ahead of the orders.
+                seconds = INLINE_SECONDS if event["status"] == SETTLED else 0.0
+                processing = asyncio.run(self._settle_within(ledger, seconds))
                 return self._tell(context, self._report(ledger, processing))
         except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
-            raise for_airflow(error) from None
+            raise for_airflow(error, so_far="The orders that were placed go on") from None
 
     def on_kill(self) -> None:
         """Say that orders go on: Runa has no way to cancel one."""
@@ -308,6 +317,7 @@ class RunaPayoutOperator(BaseOperator):
                 )
                 return
         if balance < total:
+            asyncio.run(self._settle_within(ledger, 0.0))  # what was sent before is told all the same
             raise BalanceTooLowError(count=count, total=total, currency=self.currency, balance=balance)
 
     # -- paying -----------------------------------------------------------------------------------------------------
@@ -319,10 +329,10 @@ class RunaPayoutOperator(BaseOperator):
         async with AsyncRunaClient(**settings.client_arguments()) as client:
             yield client
 
-    async def _pay(self, ledger: Ledger, owner: str) -> tuple[list[str], datetime]:
+    async def _pay(self, ledger: Ledger, owner: str) -> tuple[_Processing, datetime]:
         """Place all orders, and wait for a while, or as long as it may take if the task does not defer.
 
-        :returns: ids of the orders that are still PROCESSING, and until when they are waited for.
+        :returns: the orders that are still PROCESSING, and until when they are waited for.
         """
         progress = _Progress(self, ledger)
         async with self._client() as client:
@@ -341,41 +351,50 @@ class RunaPayoutOperator(BaseOperator):
             self.log.info("Campaign %r: %d order(s) placed in %.1f s.", ledger.campaign, paid.placed, seconds)
             deadline = placed + timedelta(seconds=self.timeout)
             until = min(deadline, placed + timedelta(seconds=INLINE_SECONDS)) if self.deferrable else deadline
-            pause = 1.0
-            while processing := await self._settle(ledger, client):
-                if (left := (until - self.clock.now()).total_seconds()) <= 0:
-                    break
-                progress.waiting(len(processing))
-                await self.clock.sleep(min(pause, left, self.poll_interval))
-                pause = min(pause * 2, self.poll_interval)
-            return processing, deadline
+            return await self._wait(ledger, client, until, progress), deadline
 
-    async def _settle_once(self, ledger: Ledger) -> list[str]:
+    async def _settle_within(self, ledger: Ledger, seconds: float) -> _Processing:
         async with self._client() as client:
-            return await self._settle(ledger, client)
+            until = self.clock.now() + timedelta(seconds=seconds)
+            return await self._wait(ledger, client, until, _Progress(self, ledger))
 
-    async def _settle(self, ledger: Ledger, client: AsyncRunaClient) -> list[str]:
+    async def _wait(self, ledger: Ledger, client: AsyncRunaClient, until: datetime, progress: _Progress) -> _Processing:
+        pause = 1.0
+        while processing := await self._settle(ledger, client):
+            if (left := (until - self.clock.now()).total_seconds()) <= 0:
+                break
+            progress.waiting(len(processing))
+            await self.clock.sleep(min(pause, left, self.poll_interval))
+            pause = min(pause * 2, self.poll_interval)
+        return processing
+
+    async def _settle(self, ledger: Ledger, client: AsyncRunaClient) -> _Processing:
+        """Look once at the orders."""
+        unreadable: dict[str, Exception] = {}
+
         async def statuses(order_ids: Sequence[str]) -> dict[str, str]:
             try:
                 return await read_statuses(client, order_ids)
             except UnreadableOrdersError as error:
                 self.log.warning("%s", error)
+                unreadable.update(error.errors)
                 return error.statuses
 
         try:
-            return await settle(
+            processing = await settle(
                 ledger, client=_SendingOnce(client), statuses=statuses, clock=self.clock, keep_links=self.store_links
             )
         except RunaError as error:
             self.log.warning("The orders could not be read: %s", error)
-            return [batch.order_id for batch in ledger.batches(PLACED) if batch.order_id]
+            return {batch.order_id: error for batch in ledger.batches(PLACED) if batch.order_id}
+        return {order_id: unreadable.get(order_id) for order_id in processing}
 
-    def _defer(self, processing: list[str], deadline: datetime) -> None:
+    def _defer(self, processing: _Processing, deadline: datetime) -> None:
         self.log.info("%d order(s) are PROCESSING: waiting in the triggerer.", len(processing))
         self.defer(
             # All of them, also after one has FAILED: each order is somebody else's money.
             trigger=RunaOrderTrigger(
-                processing, self.runa_conn_id, self.poll_interval, deadline.timestamp(), fail_fast=False
+                list(processing), self.runa_conn_id, self.poll_interval, deadline.timestamp(), fail_fast=False
             ),
             method_name="execute_complete",
             timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
@@ -398,7 +417,7 @@ class RunaPayoutOperator(BaseOperator):
             "amounts": {state: f"{amount:.2f}" for state, (_, amount) in sorted(totals.items())},
         }
 
-    def _report(self, ledger: Ledger, processing: list[str]) -> dict[str, Any]:
+    def _report(self, ledger: Ledger, processing: _Processing) -> dict[str, Any]:
         """Return the summary, or raise what keeps the campaign from being finished."""
         summary = self._summary(ledger)
         states = ledger.totals()  # of every currency: all open orders of the campaign were sent
@@ -410,7 +429,7 @@ class RunaPayoutOperator(BaseOperator):
             reason = ledger.reason(OPEN) or "another run of the campaign is at work on them"
             error = CampaignUnfinishedError(**facts, unplaced=len(open_batches), reason=reason)
         elif processing:
-            error = CampaignStillProcessingError(**facts, orders=len(processing))
+            error = _why(processing) or CampaignStillProcessingError(**facts, orders=len(processing))
         elif FAILED in states:
             error = CampaignFailedError(**facts)
         elif REJECTED in states:
@@ -423,6 +442,17 @@ class RunaPayoutOperator(BaseOperator):
             self.log.warning("%s", error)
             return summary
         raise error
+
+
+def _why(processing: _Processing) -> PlacementError | None:
+    """Return why orders that were placed are not known to be done, if it is not that they are PROCESSING."""
+    unreadable = {order_id: error for order_id, error in processing.items() if error is not None}
+    for order_id, error in unreadable.items():
+        if isinstance(error, RunaNotFoundError):
+            return WrongAccountError(order_id=order_id)
+    for order_id, error in unreadable.items():
+        return StatusUnreadableError(order_id=order_id, answer=error)
+    return None
 
 
 class _SendingOnce:

@@ -28,7 +28,7 @@ from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
 from airflow_provider_runa.placement.ports import run_blocking
 from airflow_provider_runa.rendered import RecipientsHidden, read_amount, read_items
-from airflow_provider_runa.triggers.runa import UNREADABLE, RunaOrderTrigger, read_event
+from airflow_provider_runa.triggers.runa import SETTLED, UNREADABLE, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -174,8 +174,12 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
             if event["status"] == UNREADABLE:
                 raise StatusUnreadableError(order_id=order_id, answer=event.get("reason"))
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
-                order = self._settled(self._fetch(hook, order_id))
-            if order is None:
+                order = self._fetch(hook, order_id)
+                for pause in _FIRST_PAUSES if event["status"] == SETTLED else ():
+                    if self._settled(order) is None:  # the list, which the trigger may have read, was ahead
+                        run_blocking(self.clock.sleep(pause))
+                        order = self._fetch(hook, order_id)
+            if self._settled(order) is None:
                 raise StillProcessingError(order_id=order_id, seconds=f"at most {self.timeout:.0f}")
             if self._has_links_to:
                 try:
@@ -339,7 +343,7 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         self._order_id = order_id
         try:
             return hook.get_order(order_id)
-        except RunaError as error:
+        except (RunaError, RunaConnectionSettingsError) as error:
             raise StatusUnreadableError(order_id=order_id, answer=error) from None
 
     def _hand_over(self, order: Order, wanted: NewOrder) -> None:
@@ -384,12 +388,20 @@ def in_seconds(name: str, value: float | timedelta) -> float:
     return float(seconds)
 
 
-def for_airflow(error: InvalidOrderError | PlacementError | RunaConnectionSettingsError) -> Exception:
-    """Return the error as Airflow should see it: one that no retry heals must not burn retries."""
+def for_airflow(
+    error: InvalidOrderError | PlacementError | RunaConnectionSettingsError,
+    *,
+    so_far: str = "Nothing was sent in this attempt",
+) -> Exception:
+    """Return the error as Airflow should see it: one that no retry heals must not burn retries.
+
+    :param error: what went wrong.
+    :param so_far: what happened to the money, where the error does not say it.
+    """
     if isinstance(error, PlacementError):
         return error if error.retryable else AirflowFailException(str(error))
     found = str(error).rstrip(".")
-    return AirflowFailException(f"Nothing was sent in this attempt: {found}. Mend that, then clear the task.")
+    return AirflowFailException(f"{so_far}: {found}. Mend that, then clear the task.")
 
 
 def _text(amount: Decimal | None) -> str | None:

@@ -16,6 +16,7 @@ answer to ``POST /order``                    proves            then
                                              answer            spent
 4xx, to a request that can be the first      nobody was paid   fail; the next attempt sends it again
 under its key                                by this request
+4xx, not in Runa's words                     nothing           search; absent: the next attempt asks again
 other 4xx; a 5xx under a key that an         nothing           send a marked copy under the same key
 earlier attempt may have used
 ===========================================  ================  =======================================================
@@ -298,8 +299,9 @@ class _Placing:
             self.all_accounted = self.attempt.exclusive  # whoever still sends that key gets its answer
             return reached
         except RunaApiError as error:
-            if error.type is None and isinstance(error, ABOUT_THE_ORDER):
+            if error.type is None:
                 # Not Runa's words: somebody in between has blocked the request, or only the answer to it.
+                self.all_accounted = False
                 return await self._resolve(generation, error, marked=marked)
             if may_be_repeated and not marked:
                 log.warning("Refused (%s); sending a marked copy, which tells whether that is an old answer.", error)
@@ -307,6 +309,12 @@ class _Placing:
             self._raise_if_at_the_door(error)
             if self.attempt.exclusive and not self.all_accounted:
                 sighting = await self._look()  # an order whose answer was lost may be there already
+                if sighting.absent and marked:
+                    # Runa refuses before it looks at the key, so that no answer ever tells: the list has to.
+                    log.warning("Refused (%s), and not found; looking again when it must show.", error)
+                    await self.clock.sleep(self.policy.settling)
+                    sighting = await self._look()
+                    self.all_accounted = sighting.absent
                 if sighting.order is not None:
                     return await self._adopt_found(sighting.order, sighting.generation)
             refused = OrderHeldBackError if isinstance(error, HEALABLE) else OrderRejectedError

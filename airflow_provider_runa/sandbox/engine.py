@@ -57,7 +57,7 @@ class Fault:
     :param method: of the requests it hits.
     :param path: of the requests it hits, without ``/v2``; ``*`` at its end matches any rest.
     :param status: HTTP status, 100 to 599, for the kinds that answer one.
-    :param typed: whether the body is Runa's (``False``: a gateway's HTML).
+    :param typed: whether the body is Runa's (``False``: a gateway's HTML or, of a 4xx, its problem+json).
     :param stored: whether a ``status`` is remembered under the idempotency key.
     :param type: Runa's type of the error, if it is not the usual one of the status.
     :param seconds: for ``latency``.
@@ -648,6 +648,9 @@ def _json(status: int, body: Any) -> Answer:
 def _fault_answer(fault: Fault) -> Answer:
     if fault.status == 429:
         return Answer(429, b'{"error": "rate exceeded"}')
+    if not fault.typed and 400 <= fault.status < 500:
+        problem = {"type": "about:blank", "title": "Blocked", "status": fault.status}
+        return Answer(fault.status, json.dumps(problem).encode(), {"Content-Type": "application/problem+json"})
     if not fault.typed:
         return Answer(fault.status, b"<html><body>upstream error</body></html>", {"Content-Type": "text/html"})
     kind = fault.type or _STATUS_TYPES.get(fault.status, "internal_server_error")

@@ -94,6 +94,21 @@ def test_a_429_has_a_body_of_its_own() -> None:
     assert not isinstance(error, RunaRequestError)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"type": "about:blank", "title": "Forbidden", "status": 403},
+        {"type": "https://example.com/probs/blocked", "message": "Blocked."},
+        {"type": "forbidden"},
+        {"message": "Forbidden"},
+        {"type": "Forbidden", "message": "Blocked."},
+    ],
+)
+def test_what_somebody_in_between_says_is_not_runas(body: Any) -> None:
+    assert error_of(403, body).type is None
+    assert error_of(408, body | {"status": 408}).type is None
+
+
 @pytest.mark.parametrize("body", [None, [], "text", 5, True, {}, {"type": 5, "message": ["x"], "details": None}])
 @pytest.mark.parametrize(
     ("status", "expected"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from airflow_provider_runa.api.errors import RunaError
+from airflow_provider_runa.api.errors import RunaConnectionError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.campaign.ledger import LEASE, OPEN, PLACED
 from airflow_provider_runa.campaign.pay import Paid, pay, settle
@@ -21,6 +21,7 @@ from airflow_provider_runa.placement.errors import (
     OrderRejectedError,
     OutcomeUnknownError,
 )
+from airflow_provider_runa.placement.place import Policy
 from tests.campaign.world import Campaign, row
 
 LINK: Mapping[str, Any] = {"distribution_method": {"type": "PAYOUT_LINK"}, "email_address": None, "product": "AMZ-US"}
@@ -345,16 +346,59 @@ def test_a_refusal_after_a_lost_answer_does_not_free_the_rows(campaign: Campaign
     assert campaign.paid() == once(1)
 
 
-def test_a_refusal_does_not_free_rows_whose_earlier_request_may_be_under_way(campaign: Campaign) -> None:
+def test_a_refusal_frees_rows_only_when_an_earlier_request_must_have_shown(campaign: Campaign) -> None:
+    """Of a refusal that Runa does not keep under the key no answer tells whether the earlier request was placed."""
     campaign.plan(rows(1))
     campaign.fault("drop_before", count=100)
     campaign.pay()
     campaign.engine.faults.clear()
-    campaign.fault("status", status=422, type="validation_error", count=2)
-    assert [type(error) for error in campaign.pay().unplaced] == [OrderRejectedError]
-    assert campaign.states() == {"sent": 1}
+    campaign.fault("status", status=422, type="validation_error", count=1000)
+    began = campaign.clock.now()
+    assert [type(error) for error in campaign.pay().rejected] == [OrderRejectedError]
+    assert (campaign.clock.now() - began).total_seconds() >= Policy().settling
+    assert campaign.states() == {"rejected": 1}
+    campaign.engine.faults.clear()
+    campaign.plan(rows(1))
     finish(campaign)
     assert campaign.paid() == once(1)
+
+
+def test_an_earlier_request_that_shows_meanwhile_is_found(campaign: Campaign) -> None:
+    campaign.plan(rows(1))
+    late = LateClient(campaign)
+    asyncio.run(pay(campaign.ledger, owner="run", client=late, clock=campaign.clock))
+    campaign.fault("status", status=422, type="validation_error", count=1000)
+
+    class Clock:
+        now = campaign.clock.now
+
+        async def sleep(self, seconds: float) -> None:
+            await campaign.clock.sleep(seconds)
+            if seconds == Policy().settling:
+                campaign.engine.faults.clear()
+                await late.arrive()
+                await campaign.clock.sleep(60)
+
+    assert asyncio.run(pay(campaign.ledger, owner="run", client=campaign.client, clock=Clock())).placed == 1
+    campaign.settle()
+    assert campaign.states() == {"paid": 1}
+    assert campaign.paid() == once(1)
+
+
+class LateClient:
+    """A client whose requests are lost on their way, and the last of them arrives in the end."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self.real = campaign.client
+        self.get_order, self.list_orders = self.real.get_order, self.real.list_orders
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        self.last = (order, idempotency_key, execution_mode)
+        raise RunaConnectionError("no answer")
+
+    async def arrive(self) -> None:
+        order, key, mode = self.last
+        await self.real.create_order(order, idempotency_key=key, execution_mode=mode)
 
 
 def test_an_unknown_outcome_leaves_the_rows_sent_and_the_next_attempt_finds_out(campaign: Campaign) -> None:
@@ -469,6 +513,26 @@ def test_an_attempt_that_was_overtaken_does_no_harm(campaign: Campaign, when: st
     assert campaign.states() == {"paid": 2}
 
 
+def test_two_of_one_run_do_not_take_a_batch_from_each_other_to_and_fro(campaign: Campaign) -> None:
+    campaign.plan(rows(1))
+    (batch,) = campaign.ledger.batches(OPEN)
+    client = WaitingClient(campaign)
+
+    class Overtaken:
+        list_orders, get_order = client.list_orders, client.get_order
+
+        async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+            assert client.requests < 5, "they take it from each other for ever"
+            placed = await client.create_order(order, idempotency_key=idempotency_key, execution_mode=execution_mode)
+            campaign.ledger.take(batch.id, "run", campaign.clock.now())
+            return placed
+
+    asyncio.run(pay(campaign.ledger, owner="run", client=Overtaken(), clock=campaign.clock))
+    assert client.requests == 1
+    finish(campaign)
+    assert campaign.paid() == once(1)
+
+
 def test_two_settle_the_same_orders(campaign: Campaign) -> None:
     """The second finds nothing of what was sent any more, and leaves what the first has noted."""
     campaign.plan(rows(1, 2))
@@ -499,13 +563,14 @@ def test_an_order_that_cannot_be_read_is_settled_later(campaign: Campaign) -> No
     assert campaign.states() == {"paid": 1}
 
 
-def test_an_order_that_only_the_list_calls_completed_is_settled_later(campaign: Campaign) -> None:
+@pytest.mark.parametrize("listed", ["COMPLETED", "FAILED"])
+def test_an_order_that_only_the_list_calls_settled_is_settled_later(campaign: Campaign, listed: str) -> None:
     campaign.plan(rows(1))
     campaign.pay()
     (batch,) = campaign.ledger.batches(PLACED)
 
     async def ahead(order_ids: Sequence[str]) -> Mapping[str, str]:
-        return dict.fromkeys(order_ids, "COMPLETED")
+        return dict.fromkeys(order_ids, listed)
 
     look = settle(campaign.ledger, client=campaign.client, statuses=ahead, clock=campaign.clock)
     assert asyncio.run(look) == [batch.order_id]
@@ -515,12 +580,19 @@ def test_an_order_that_only_the_list_calls_completed_is_settled_later(campaign: 
     assert [found["item_id"] is not None for found in campaign.ledger.rows("paid")] == [True]
 
 
-def test_an_error_of_the_database_comes_out_as_itself(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+class TimedOut(BaseException):
+    """As Airflow's ``execution_timeout``, which is raised wherever the task is."""
+
+
+@pytest.mark.parametrize("kind", [OSError, TimedOut])
+def test_what_is_raised_while_paying_comes_out_as_itself(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
     campaign.plan(rows(*range(400)))
 
     def broken(*_: object) -> None:
-        raise OSError("the database is gone")
+        raise kind("at this moment")
 
     monkeypatch.setattr(campaign.ledger, "take", broken)
-    with pytest.raises(OSError, match="the database is gone"):
+    with pytest.raises(kind, match="at this moment"):
         campaign.pay()

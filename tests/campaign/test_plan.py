@@ -64,7 +64,7 @@ def test_an_order_has_the_rows_in_their_order_and_the_campaign_as_description(ca
 
 def test_a_report_reads_as_one_line(campaign: Campaign) -> None:
     assert str(campaign.plan(rows(1))) == (
-        "read 1, planned 1, planned again 0, already paid 0, already open 0, left out 0, to pay 1, total 10"
+        "read 1, planned 1, planned again 0, already paid 0, already open 0, left out 0, wrong 0, to pay 1, total 10"
     )
 
 
@@ -200,7 +200,33 @@ def test_a_duplicate_of_a_failed_row_is_found(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     finish(campaign)
     with pytest.raises(InvalidCampaignError, match=r"rows\[1\].recipient_key: is the same as rows\[0\]"):
-        campaign.plan(rows(1, 1))
+        campaign.plan(rows(1, 1), run="another")
+
+
+def test_rows_that_have_become_wrong_do_not_keep_a_frozen_plan_from_being_paid(
+    campaign: Campaign, caplog: pytest.LogCaptureFixture
+) -> None:
+    campaign.fault("drop_after", count=100)
+    campaign.plan(rows(1, 2))
+    campaign.pay()
+    campaign.engine.faults.clear()
+    changed = [row(1, amount=-1), row(2), row(3, email_address="nobody"), row(4)]
+    with pytest.raises(InvalidCampaignError):
+        campaign.plan(changed, run="another")
+    report = campaign.plan(changed)
+    assert (report.already_open, report.left_out, report.wrong, report.to_pay) == (1, 1, 2, 2)
+    assert "rows that are wrong are left out: rows[0]: face_value" in caplog.text
+    assert "nobody" not in caplog.text
+    finish(campaign)
+    assert campaign.states() == {"paid": 2}
+
+
+def test_neither_a_header_nor_a_product_shows_who_is_paid(campaign: Campaign) -> None:
+    headless = {"customer-1": "customer-2", "10": "10", "ada@example.com": "grace@example.com"}
+    with pytest.raises(InvalidCampaignError, match=r"has no use for the field\(s\) \*\*\*, \*\*\*, \*\*\*;"):
+        campaign.plan([headless])
+    with pytest.raises(InvalidCampaignError, match=r"there is no product \*\*\* in"):
+        campaign.plan([row(1, product="ada@example.com")])
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------

@@ -351,10 +351,22 @@ def test_after_the_trigger_a_failed_order_fails_the_task_whatever_the_event_says
         operator(runa).execute_complete(task_context(), {"status": SETTLED, "orders": {order_id: "COMPLETED"}})
 
 
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [(TIMED_OUT, StillProcessingError), (SETTLED, StillProcessingError), (UNREADABLE, StatusUnreadableError)],
-)
+def test_after_the_trigger_an_order_that_only_the_list_calls_settled_is_waited_for(runa: RunningSandbox) -> None:
+    order_id = operator(runa).execute(task_context())
+    event = {"status": SETTLED, "orders": {order_id: "COMPLETED"}}
+    assert operator(runa).execute_complete(task_context(), event) == order_id
+
+
+def test_after_the_trigger_a_connection_that_cannot_be_used_says_that_the_order_is_there(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = placed(runa)
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
+    with pytest.raises(StatusUnreadableError, match=f"Order {order_id} was placed; .* it has no API key"):
+        operator(runa).execute_complete(task_context(), {"status": SETTLED, "orders": {order_id: "COMPLETED"}})
+
+
+@pytest.mark.parametrize(("status", "error"), [(TIMED_OUT, StillProcessingError), (UNREADABLE, StatusUnreadableError)])
 def test_after_the_trigger_gave_up_the_retry_takes_up_the_order(
     runa: RunningSandbox, status: str, error: type[Exception]
 ) -> None:

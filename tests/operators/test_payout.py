@@ -22,6 +22,7 @@ from airflow_provider_runa.campaign.errors import (
 from airflow_provider_runa.campaign.ledger import Ledger, open_engine
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import INLINE_SECONDS
+from airflow_provider_runa.placement.errors import StatusUnreadableError
 from airflow_provider_runa.placement.place import Policy
 from airflow_provider_runa.triggers.runa import RunaOrderTrigger
 from tests.campaign.world import DEFAULTS, row
@@ -250,6 +251,64 @@ def test_it_defers_once_for_all_orders_and_settles_afterwards(
     runa.advance(60)
     summary = operator(runa, deferrable=True).execute_complete(task_context(), event)
     assert summary["rows"] == {"paid": 250}
+
+
+def test_after_a_deferral_every_order_must_be_in_the_ledger(runa: RunningSandbox, ledger_file: Path) -> None:
+    operator(runa, [row(1)]).execute(task_context())
+    (order,) = runa.orders()
+    event = {"status": "settled", "orders": {order["id"]: "COMPLETED"}}
+    assert operator(runa).execute_complete(task_context(), event)["rows"] == {"paid": 1}
+    with pytest.raises(AirflowFailException, match=f"Order {order['id']} was placed by this task and goes on, and the"):
+        operator(runa, campaign="autumn").execute_complete(task_context(), event)
+
+
+def test_after_a_deferral_an_order_that_only_the_list_calls_settled_is_waited_for(
+    runa: RunningSandbox, ledger_file: Path
+) -> None:
+    task = operator(runa, [row(1)], deferrable=True)
+    task.clock = SharedClock(None)  # type: ignore[assignment] # the order stays PROCESSING
+    with pytest.raises(TaskDeferred):
+        task.execute(task_context())
+    event = {"status": "settled", "orders": {order["id"]: "COMPLETED" for order in runa.orders()}}
+    assert operator(runa).execute_complete(task_context(), event)["rows"] == {"paid": 1}
+
+
+def test_after_a_deferral_a_connection_that_cannot_be_used_says_that_orders_go_on(
+    runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
+    with pytest.raises(AirflowFailException, match=r"^The orders that were placed go on: .* it has no API key"):
+        operator(runa).execute_complete(task_context(), {"status": "settled", "orders": {"O-1": "COMPLETED"}})
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [
+        (404, AirflowFailException, "The connection points at another account"),
+        (403, StatusUnreadableError, "its status could not be read .403"),
+    ],
+)
+def test_orders_that_cannot_be_read_are_not_called_processing(
+    runa: RunningSandbox, ledger_file: Path, status: int, error: type[Exception], told: str
+) -> None:
+    kind = {404: "not_found", 403: "forbidden"}[status]
+    for path in ("/order", "/order/*"):
+        runa.faults({"kind": "status", "method": "GET", "path": path, "status": status, "type": kind, "count": 10**6})
+    with pytest.raises(error, match=told):
+        operator(runa, [row(1)], timeout=20, poll_interval=5).execute(task_context())
+
+
+def test_a_balance_that_is_too_low_does_not_hide_what_was_paid(runa: RunningSandbox, ledger_file: Path) -> None:
+    task = operator(runa, [row(1)])
+    task.clock = SharedClock(None)  # type: ignore[assignment]
+    task.timeout = 0.1
+    with pytest.raises(CampaignStillProcessingError):
+        task.execute(task_context())
+    runa.advance(60)
+    runa.balance("USD", "5")
+    with pytest.raises(BalanceTooLowError):
+        operator(runa, [row(2)], task_id="more").execute(task_context(task_id="more"))
+    assert [line["recipient_key"] for line in rows_of(runa, ledger_file, "paid")] == ["customer-1"]
 
 
 def test_the_time_to_wait_begins_when_all_is_placed(
