@@ -4,7 +4,7 @@ from __future__ import annotations
 
 try:
     from airflow.sdk.log import mask_secret
-except ImportError:  # Airflow 2
+except ImportError:  # Airflow before 3.1
     from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
 
 __all__ = ["mask_secret"]

@@ -1,7 +1,7 @@
 """What rendered templates and XComs leave behind: items, amounts, and recipients that must not be seen.
 
-For operators and sensors alike. Airflow stores rendered fields in clear, unless what must not be seen has been
-registered before.
+For operators and sensors alike. Airflow stores rendered fields, and only some releases mask what has been registered as
+secret in them: Airflow 3.0 does not. So what is stored does not name recipients in the first place.
 """
 
 from __future__ import annotations
@@ -20,6 +20,32 @@ from airflow_provider_runa.api.models import EstimateRequest
 # In JSON text, too, where an address may hold escapes.
 _EMAIL = re.compile(r"[^\s\"'<>,;:/=|{}\[\]()@]+@[\w\\-]+(?:\.[\w\\-]+)+")
 
+_NAMES_RECIPIENTS = ("email_address", "recipient_reference")
+
+#: Stands for a guard that was left out: ``None`` may be a missing value, also that of a mapped task.
+LEFT_OUT: Any = object()
+
+
+class Hidden:
+    """A rendered field that names recipients. As text, which is what Airflow stores, it does not show them.
+
+    :param value: the field.
+    :param shown: what to show instead. Default: the field as JSON, without those who are paid.
+    """
+
+    def __init__(self, value: Any, shown: str | None = None) -> None:
+        self.value = value
+        self._shown = shown
+
+    def __repr__(self) -> str:
+        if self._shown is not None:
+            return self._shown
+        value = self.value
+        with contextlib.suppress(ValueError):
+            value = json.loads(value) if isinstance(value, str) else value
+        masked = _masked(value)
+        return masked if isinstance(masked, str) else json.dumps(masked, indent=2, default=str)
+
 
 def read_json(name: str, value: Any) -> Any:
     """Return what a template stands for: text is JSON, anything else is what it is.
@@ -28,6 +54,7 @@ def read_json(name: str, value: Any) -> Any:
     :param value: the rendered value.
     :raises InvalidOrderError: if it is text that is not JSON.
     """
+    value = value.value if isinstance(value, Hidden) else value
     if not isinstance(value, str):
         return value
     try:
@@ -97,8 +124,10 @@ class RecipientsHidden:
         super()._do_render_template_fields(parent, *args, **kwargs)  # type: ignore[misc] # of Airflow's class
         items = getattr(self, "items", None)
         if isinstance(items, Sequence) and not isinstance(items, str):
-            self.items = list(items)  # the XComs of mapped tasks come as a sequence that fetches one by one
-        hide_recipients(getattr(self, name) for name in self.template_fields)
+            items = list(items)  # the XComs of mapped tasks come as a sequence that fetches one by one
+        hide_recipients([items, *(getattr(self, name) for name in self.template_fields)])
+        if items is not None:
+            self.items = Hidden(items)
 
 
 def hide_recipients(fields: Iterable[Any]) -> None:
@@ -114,12 +143,24 @@ def hide_recipients(fields: Iterable[Any]) -> None:
         mask_secret([*recipients])
 
 
+def _masked(value: Any) -> Any:
+    """Return a value without the recipients in it."""
+    if isinstance(value, str):
+        return _EMAIL.sub("***", value)
+    if isinstance(value, Mapping):
+        return {
+            name: "***" if name in _NAMES_RECIPIENTS and isinstance(inner, str) else _masked(inner)
+            for name, inner in value.items()
+        }
+    return [_masked(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _recipients(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield from _EMAIL.findall(value)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            if key in ("email_address", "recipient_reference") and isinstance(inner, str):
+            if key in _NAMES_RECIPIENTS and isinstance(inner, str):
                 yield inner
             else:
                 yield from _recipients(inner)

@@ -32,7 +32,6 @@ _NEEDS = {
         "operators/test_links_to.py",
         "test_authoring.py",
     ],
-    "airflow.sdk._shared": ["decorators/test_runa.py", "operators/test_checks.py"],
     "airflow.sdk.definitions.retry_policy": ["test_retries.py"],
 }
 

@@ -52,6 +52,11 @@ class _FromFunction(DecoratedOperator):
         context_merge(context, self.op_kwargs)
         return self.python_callable(*self.op_args, **determine_kwargs(self.python_callable, self.op_args, context))
 
+    @staticmethod
+    def xcom_push(context: Context, key: str, value: Any) -> None:
+        """Push an XCom; Airflow 3.0 asks decorated operators for it, and their base class has lost it."""
+        context["ti"].xcom_push(key=key, value=value)
+
 
 class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
     """Places the order whose items a function returns; see :class:`~.RunaCreateOrderOperator` for the parameters.

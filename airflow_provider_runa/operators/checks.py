@@ -16,7 +16,7 @@ from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundErro
 from airflow_provider_runa.api.products import obstacles
 from airflow_provider_runa.asking import FINAL, refused
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
-from airflow_provider_runa.rendered import RecipientsHidden, read_amount, read_estimate
+from airflow_provider_runa.rendered import LEFT_OUT, RecipientsHidden, read_amount, read_estimate
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -98,20 +98,21 @@ class RunaCheckProductOperator(BaseOperator):
         self,
         *,
         products: str | Sequence[str],
-        face_value: Decimal | float | str | Sequence[Decimal | float | str] | None = None,
-        currency: str | None = None,
-        country: str | None = None,
+        face_value: Decimal | float | str | Sequence[Decimal | float | str] = LEFT_OUT,
+        currency: str = LEFT_OUT,
+        country: str = LEFT_OUT,
         runa_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.products = products
-        self.face_value = face_value
-        self.currency = currency
-        self.country = country
-        self.runa_conn_id = runa_conn_id
+        checks = {"face_value": face_value, "currency": currency, "country": country}
         # A check that was asked for must not be gone once its value is rendered.
-        self._checked = tuple(name for name in ("face_value", "currency", "country") if getattr(self, name) is not None)
+        self._checked = tuple(name for name, value in checks.items() if value is not LEFT_OUT)
+        self.face_value = None if face_value is LEFT_OUT else face_value
+        self.currency = None if currency is LEFT_OUT else currency
+        self.country = None if country is LEFT_OUT else country
+        self.runa_conn_id = runa_conn_id
 
     def execute(self, context: Context) -> list[str]:
         """Check the products."""

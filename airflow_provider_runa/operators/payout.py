@@ -38,7 +38,7 @@ from airflow_provider_runa.operators.runa import INLINE_SECONDS, for_airflow, in
 from airflow_provider_runa.placement.errors import PlacementError, StatusUnreadableError, WrongAccountError
 from airflow_provider_runa.placement.identity import MAX_DESCRIPTION
 from airflow_provider_runa.placement.place import Policy
-from airflow_provider_runa.rendered import read_amount, read_json
+from airflow_provider_runa.rendered import LEFT_OUT, Hidden, read_amount, read_json
 from airflow_provider_runa.triggers.runa import SETTLED, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class RunaPayoutOperator(BaseOperator):
     :param mode: ``"plan_and_pay"``; ``"plan"`` stops after the plan and returns its summary; ``"pay"`` pays what was
         planned in this campaign, by whichever task, if it is within the limits, and reads no rows; its retry orders
         again for rows whose order it had placed and Runa could not complete. (templated)
-    :param max_total: what is to be paid may not sum up to more, earlier plans of the campaign included. (templated)
+    :param max_total: what is to be paid may not sum up to more, earlier plans of the campaign included. This limit and
+        the next two: left out, there is none; ``None`` is refused, because it may be a missing value. (templated)
     :param max_per_recipient: no row may be above this. (templated)
     :param max_recipients: not more rows may be to be paid, earlier plans of the campaign included. (templated)
     :param check_balance: see before the first order that the balance covers the face values of what is to be paid.
@@ -125,9 +126,9 @@ class RunaPayoutOperator(BaseOperator):
         rows: Any = None,
         defaults: Mapping[str, Any] | None = None,
         mode: str = "plan_and_pay",
-        max_total: Decimal | float | str | None = None,
-        max_per_recipient: Decimal | float | str | None = None,
-        max_recipients: int | str | None = None,
+        max_total: Decimal | float | str = LEFT_OUT,
+        max_per_recipient: Decimal | float | str = LEFT_OUT,
+        max_recipients: int | str = LEFT_OUT,
         check_balance: bool = True,
         on_partial_failure: str = "fail",
         isolate_rejections: bool = False,
@@ -147,9 +148,11 @@ class RunaPayoutOperator(BaseOperator):
         self.ledger_conn_id = ledger_conn_id
         self.defaults = defaults
         self.mode = mode
-        self.max_total = max_total
-        self.max_per_recipient = max_per_recipient
-        self.max_recipients = max_recipients
+        limits = {"max_total": max_total, "max_per_recipient": max_per_recipient, "max_recipients": max_recipients}
+        self._limited = tuple(name for name, limit in limits.items() if limit is not LEFT_OUT)
+        self.max_total = None if max_total is LEFT_OUT else max_total
+        self.max_per_recipient = None if max_per_recipient is LEFT_OUT else max_per_recipient
+        self.max_recipients = None if max_recipients is LEFT_OUT else max_recipients
         self.check_balance = check_balance
         self.on_partial_failure = on_partial_failure
         self.isolate_rejections = isolate_rejections
@@ -158,10 +161,6 @@ class RunaPayoutOperator(BaseOperator):
         self.poll_interval = in_seconds("poll_interval", poll_interval)
         self.timeout = in_seconds("timeout", timeout)
         self.runa_conn_id = runa_conn_id
-        # A limit that was given must not be gone once it is rendered.
-        self._limited = tuple(
-            name for name in ("max_total", "max_per_recipient", "max_recipients") if getattr(self, name)
-        )
         self.clock = AsyncClock()
         self._told: dict[str, Any] | None = None
 
@@ -233,8 +232,7 @@ class RunaPayoutOperator(BaseOperator):
 
         :param context: the task's context.
         """
-        rows = self.rows.rows if isinstance(self.rows, _HiddenRows) else self.rows
-        rows = read_json("rows", rows)
+        rows = read_json("rows", self.rows)
         if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
             raise InvalidOrderError(f"rows: must be a list, not {type(rows).__name__}")
         yield from rows
@@ -243,7 +241,8 @@ class RunaPayoutOperator(BaseOperator):
         # Airflow stores rendered fields, and rows name recipients.
         super()._do_render_template_fields(parent, *args, **kwargs)
         if self.rows is not None:
-            self.rows = _HiddenRows(self.rows)
+            counted = hasattr(self.rows, "__len__") and not isinstance(self.rows, str)
+            self.rows = Hidden(self.rows, f"{len(self.rows)} rows" if counted else "rows")
 
     # -- planning ---------------------------------------------------------------------------------------------------
 
@@ -293,8 +292,10 @@ class RunaPayoutOperator(BaseOperator):
 
     def _amount(self, name: str) -> Decimal | None:
         value = getattr(self, name)
-        if value is None and name not in self._limited:
+        if name not in self._limited:
             return None
+        if value is None:
+            raise InvalidOrderError(f"{name}: its value is missing; leave it out for no limit")
         return read_amount(name, value)
 
     def _count(self, name: str) -> int | None:
@@ -494,16 +495,6 @@ class _Progress:
         self.told = now
         rows = ", ".join(f"{count} {state}" for state, (count, _) in sorted(self.ledger.totals().items()))
         self.operator.log.info("Campaign %r: %s; rows: %s.", self.ledger.campaign, orders, rows)
-
-
-class _HiddenRows:
-    """Rows that do not show: Airflow stores rendered fields as text."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
-
-    def __repr__(self) -> str:
-        return f"{len(self.rows)} rows" if hasattr(self.rows, "__len__") and not isinstance(self.rows, str) else "rows"
 
 
 def _run_of(context: Context) -> str:

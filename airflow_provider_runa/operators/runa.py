@@ -27,7 +27,7 @@ from airflow_provider_runa.placement.errors import (
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
 from airflow_provider_runa.placement.ports import run_blocking
-from airflow_provider_runa.rendered import RecipientsHidden, read_amount, read_items
+from airflow_provider_runa.rendered import LEFT_OUT, RecipientsHidden, read_amount, read_items
 from airflow_provider_runa.triggers.runa import SETTLED, UNREADABLE, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
@@ -39,9 +39,6 @@ INLINE_SECONDS = 15.0
 
 #: Pauses of the first polls, in seconds.
 _FIRST_PAUSES = (1.0, 2.0, 4.0, 8.0)
-
-#: Stands for an ``order_key`` that was left out, because ``None`` may be a missing value.
-_LEFT_OUT: Any = object()
 
 
 class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
@@ -71,11 +68,13 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         is searched before the first request. Default: 28 days. (templated)
     :param execution_mode: ``"async"``, or ``"sync"`` for exactly one item: Runa answers when it is done. (templated)
     :param wait_for_completion: whether the task ends only when the order is COMPLETED.
-    :param deferrable: wait in the triggerer instead of on a worker. Default: ``[operators] default_deferrable``.
+    :param deferrable: wait in the triggerer instead of on a worker, if the task waits at all. Default: ``[operators]
+        default_deferrable``.
     :param poll_interval: seconds between two looks at the order, or a ``timedelta``.
     :param timeout: how long one attempt waits for the order, in seconds or as a ``timedelta``. The order goes on after
         that.
-    :param max_total: the sum of all face values may not be more: a guard against a wrong column. (templated)
+    :param max_total: the sum of all face values may not be more: a guard against a wrong column. Left out, there is no
+        limit; ``None`` is refused, as it is for ``order_key``. (templated)
     :param links_to: a file for the payout links of the items that are distributed by PAYOUT_LINK, once the order is
         COMPLETED: an absolute path or the URL of an object store, ending in ``.jsonl`` or ``.csv``. A link is cash: see
         docs/payout-links.md. Needs ``wait_for_completion`` or sync mode. Default: links are left with Runa. (templated)
@@ -111,14 +110,14 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         currency: str,
         description: str | None = None,
         metadata: Mapping[str, str] | None = None,
-        order_key: str = _LEFT_OUT,
-        look_back: timedelta | float | str | None = None,
+        order_key: str = LEFT_OUT,
+        look_back: timedelta | float | str = LEFT_OUT,
         execution_mode: str = "async",
         wait_for_completion: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float | timedelta = 30.0,
         timeout: float | timedelta = 3600.0,
-        max_total: Decimal | float | str | None = None,
+        max_total: Decimal | float | str = LEFT_OUT,
         links_to: str | None = None,
         runa_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
@@ -128,20 +127,20 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         self.currency = currency
         self.description = description
         self.metadata = metadata
-        self.order_key = None if order_key is _LEFT_OUT else order_key
-        self.look_back = look_back
+        self.order_key = None if order_key is LEFT_OUT else order_key
+        self.look_back = None if look_back is LEFT_OUT else look_back
         self.execution_mode = execution_mode
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poll_interval = in_seconds("poll_interval", poll_interval)
         self.timeout = in_seconds("timeout", timeout)
-        self.max_total = max_total
+        self.max_total = None if max_total is LEFT_OUT else max_total
         self.links_to = links_to
         self.runa_conn_id = runa_conn_id
         # What was given must not be gone once it is rendered: without its value, less would be guarded than was meant.
-        self._has_order_key = order_key is not _LEFT_OUT
-        self._has_look_back = look_back is not None
-        self._has_max_total = max_total is not None
+        self._has_order_key = order_key is not LEFT_OUT
+        self._has_look_back = look_back is not LEFT_OUT
+        self._has_max_total = max_total is not LEFT_OUT
         self._has_links_to = links_to is not None
         self.clock = SystemClock()
         self._order_id: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ class SqlToRunaOperator(RunaPayoutOperator):
         parameters: Mapping[str, Any] | Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if "rows" in kwargs:
+            raise ValueError("rows: they come from the query; without one, use RunaPayoutOperator")
         super().__init__(**kwargs)
         self.sql = sql
         self.source_conn_id = source_conn_id
@@ -107,6 +110,5 @@ def _cursor(connection: Any) -> Any:
     if driver in ("psycopg2", "psycopg"):
         return connection.cursor(name="airflow_provider_runa")
     if driver in ("MySQLdb", "pymysql"):
-        module = __import__(f"{driver}.cursors", fromlist=["SSCursor"])
-        return connection.cursor(module.SSCursor)
+        return connection.cursor(importlib.import_module(f"{driver}.cursors").SSCursor)
     return connection.cursor()

@@ -7,12 +7,11 @@ from typing import Any
 import jinja2
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from airflow.sdk._shared.secrets_masker import redact, reset_secrets_masker
 
 from airflow_provider_runa.api import settings
 from airflow_provider_runa.api.errors import RunaServerError
 from airflow_provider_runa.operators.checks import RunaCheckProductOperator, RunaEstimateOrderOperator
-from tests.support.airflow import task_context
+from tests.support.airflow import reset_secrets_masker, stored_fields, task_context
 from tests.support.sandbox import RunningSandbox
 
 ADDRESS = "ada.lovelace-7311@example.com"
@@ -89,7 +88,7 @@ def test_recipients_in_estimated_items_are_masked() -> None:
     reset_secrets_masker()
     task = RunaEstimateOrderOperator(task_id="ask", items="{{ rows | tojson }}", currency="USD")
     task.render_template_fields({"rows": [ITEM]}, jinja2.Environment(autoescape=False))  # type: ignore[arg-type]
-    assert ADDRESS not in str(redact(task.items, "items"))
+    assert ADDRESS not in str(stored_fields(task))
 
 
 def test_products_that_can_be_ordered_pass(runa: RunningSandbox) -> None:
@@ -128,6 +127,8 @@ def test_every_reason_is_named(runa: RunningSandbox) -> None:
         ({"products": None}, "products: must be the code"),
         ({"face_value": "lots"}, "face_value: must be an amount, not 'lots'"),
         ({"currency": ""}, "currency: its value is missing"),
+        ({"currency": None}, "currency: its value is missing"),
+        ({"country": None}, "country: its value is missing"),
     ],
 )
 def test_wrong_input_is_never_a_check_that_passes(runa: RunningSandbox, values: dict[str, Any], told: str) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow import __version__
 
 from tests.support.sandbox import RunningSandbox
 
@@ -26,7 +27,30 @@ except ImportError:
         base._orig_start_date = lambda **_: None
 
 
-__all__ = ["SharedClock", "TaskInstance", "TaskStates", "redact", "reset_secrets_masker", "task_context"]
+try:
+    from airflow.sdk.execution_time.task_runner import _serialize_rendered_fields as stored_fields
+except ImportError:  # Airflow 2
+    from airflow.serialization.helpers import serialize_template_field
+
+    def stored_fields(task: Any) -> dict[str, Any]:
+        """Return the rendered fields of a task as Airflow stores them."""
+        fields = {name: getattr(task, name) for name in task.template_fields}
+        return {name: redact(serialize_template_field(value, name), name) for name, value in fields.items()}
+
+
+#: Whether Airflow masks what is registered as secret in the fields that it stores.
+MASKS_STORED_FIELDS = not __version__.startswith("3.0.")
+
+__all__ = [
+    "MASKS_STORED_FIELDS",
+    "SharedClock",
+    "TaskInstance",
+    "TaskStates",
+    "redact",
+    "reset_secrets_masker",
+    "stored_fields",
+    "task_context",
+]
 
 
 class TaskStates:
