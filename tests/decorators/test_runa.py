@@ -13,12 +13,16 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskD
 from airflow.sdk import task
 from airflow.sdk._shared.secrets_masker import redact, reset_secrets_masker
 from airflow.sdk.execution_time.task_runner import _serialize_rendered_fields
-from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_provider_runa.decorators.runa import runa_order_task, runa_payout_task
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from tests.support.airflow import SharedClock, task_context
 from tests.support.sandbox import RunningSandbox
+
+try:
+    from airflow.serialization.serialized_objects import DagSerialization
+except ImportError:  # Airflow 3.1
+    from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
 
 ADDRESS = "ada.lovelace-7311@example.com"
 
