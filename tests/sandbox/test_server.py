@@ -69,7 +69,9 @@ def raw(sandbox: RunningSandbox, key: str = "one") -> bytes:
 def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run the command; yield its process and the first line it prints."""
     command = [*COMMAND, "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and a child inherits that.
+    with subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes) as process:
         try:
             assert process.stdout is not None
             yield process, process.stdout.readline()
