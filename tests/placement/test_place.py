@@ -15,6 +15,7 @@ from airflow_provider_runa.placement.errors import (
     OrderRejectedError,
     OutcomeUnknownError,
     PaymentChangedError,
+    PlacementError,
     RecordUnavailableError,
     StatusUnreadableError,
     WrongAccountError,
@@ -66,6 +67,23 @@ def test_the_budget_spent_the_order_list_settles_it(record: bool) -> None:
     placement = world.attempt()
     assert placement.adopted
     assert world.paying() == [placement.order.id]
+
+
+@BOTH
+def test_a_blocked_answer_and_an_order_that_cannot_be_read_leave_the_outcome_open(record: bool) -> None:
+    """Somebody in between blocks the answer, and what would tell is refused: nobody may say that nobody was paid."""
+    world = World(record=record)
+    world.fault("status_after", status=400, typed=False)
+    world.fault("status", status=404, type="not_found", method="GET", path="/order/*", count=100)
+    world.fault("status", status=401, type="unauthorized", method="GET", path="/order", count=100)
+    with pytest.raises(PlacementError) as caught:
+        world.attempt()
+    assert len(world.paying()) == 1
+    assert "an earlier request may have" in str(caught.value) or "Unknown" in str(caught.value)
+    world.engine.faults.clear()
+    world.clock.advance(minutes=5)
+    assert world.attempt().order.id in world.paying()
+    assert len(world.paying()) == 1
 
 
 @BOTH
