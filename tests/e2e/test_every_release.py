@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from airflow_provider_runa.get_provider_info import get_provider_info
 from scripts.airflow_stack import AirflowStack
+from tests.e2e.conftest import API_KEY, PLANTED_ADDRESS, PLANTED_REFERENCE
 from tests.support.sandbox import RunningSandbox
 
 
@@ -17,6 +20,12 @@ def test_a_deferred_order_is_placed_once(airflow: AirflowStack, sandbox: Running
     assert "DEFERRED" in logs or "deferr" in logs.lower(), "the order did not wait in the triggerer"
     lines = [line for path in airflow.log_files() for line in path.read_text(errors="replace").splitlines()]
     assert [line for line in lines if "airflow_provider_runa/" in line and "Warning" in line] == []
+    with sqlite3.connect(airflow.database) as database:
+        stored = "\n".join(database.iterdump())
+    assert run_id in stored
+    for secret in (PLANTED_ADDRESS, PLANTED_REFERENCE, API_KEY):
+        assert secret not in stored, f"{secret} is in Airflow's database"
+        assert not [line for line in lines if secret in line], f"{secret} is in a log"
 
 
 def test_the_connection_form_is_there(airflow: AirflowStack) -> None:

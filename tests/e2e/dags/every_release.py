@@ -7,6 +7,7 @@ from typing import Any
 
 import pendulum
 from airflow.providers.common.compat.sdk import DAG
+from planted import ITEMS, MACROS
 
 from airflow_provider_runa.operators import runa
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
@@ -26,16 +27,11 @@ with DAG(
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     default_args={"retries": 1, "retry_delay": timedelta(seconds=1)},
+    user_defined_macros=MACROS,
 ):
     order = DeferredSoon(
         task_id="order",
-        items=[
-            {
-                "face_value": 10,
-                "distribution_method": {"type": "EMAIL", "email_address": "ada@example.com"},
-                "products": {"type": "TEMPLATE", "template_id": "PT-01HQ12PV4B8XMBRTK281JM54KK"},
-            }
-        ],
+        items=ITEMS,
         currency="USD",
         wait_for_completion=True,
         deferrable=True,
