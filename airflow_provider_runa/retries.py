@@ -7,9 +7,10 @@ retries. The policy adds the right pause for each error, and does the same for f
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 try:
-    from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
+    from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 except ImportError:
     raise ImportError(
         "airflow_provider_runa.retries needs Airflow 3.3 or later, which has retry policies. On older ones set "
@@ -29,6 +30,21 @@ from airflow_provider_runa.hooks.runa import RunaConnectionSettingsError
 from airflow_provider_runa.placement.errors import OrderHeldBackError, PlacementError
 from airflow_provider_runa.placement.place import HEALABLE
 
+#: What says how long to wait, also where another error tells of it.
+_PAUSING = (RunaRateLimitError, *HEALABLE)
+
+
+class _ByCause(ExceptionRetryPolicy):
+    """Rules by the kind of an error, or of the answer that an error of ``placement`` or ``campaign`` tells of."""
+
+    def evaluate(self, exception: BaseException, *arguments: Any, **options: Any) -> RetryDecision:
+        """Decide as :class:`ExceptionRetryPolicy` does.
+
+        :param exception: why the task failed.
+        """
+        cause = exception.cause if isinstance(exception, PlacementError) else None
+        return super().evaluate(cause if isinstance(cause, _PAUSING) else exception, *arguments, **options)
+
 
 def runa_retry_policy(
     *,
@@ -40,11 +56,11 @@ def runa_retry_policy(
 
     :param unknown: the pause after an outcome that is not known, or an order that is not done: what the next attempt
         takes up. Default: 2 minutes.
-    :param rate_limit: the pause after a 429. Default: 5 minutes.
+    :param rate_limit: the pause after a 429, also where that left an outcome unknown. Default: 5 minutes.
     :param top_up: the pause after what a person has to heal: a balance that is too low, or a restriction.
         Default: 30 minutes.
     """
-    return ExceptionRetryPolicy(
+    return _ByCause(
         [
             _rule(rate_limit, "Runa's rate limit: a pause, then the same request", RunaRateLimitError),
             _rule(top_up, "waits for a top-up", OrderHeldBackError, BalanceTooLowError, *HEALABLE),

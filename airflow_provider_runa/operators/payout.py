@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_runa.api.client import AsyncRunaClient
-from airflow_provider_runa.api.errors import InvalidOrderError, RunaError, RunaNotFoundError, UnreadableOrdersError
+from airflow_provider_runa.api.errors import (
+    InvalidOrderError,
+    RunaApiError,
+    RunaError,
+    RunaNotFoundError,
+    RunaRateLimitError,
+    UnreadableOrdersError,
+    error_of,
+)
 from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.api.statuses import read_statuses
 from airflow_provider_runa.campaign.errors import (
@@ -37,7 +45,7 @@ from airflow_provider_runa.operators._ports import AsyncClock
 from airflow_provider_runa.operators.runa import INLINE_SECONDS, for_airflow, in_seconds
 from airflow_provider_runa.placement.errors import PlacementError, StatusUnreadableError, WrongAccountError
 from airflow_provider_runa.placement.identity import MAX_DESCRIPTION
-from airflow_provider_runa.placement.place import Policy
+from airflow_provider_runa.placement.place import HEALABLE, Policy
 from airflow_provider_runa.rendered import LEFT_OUT, Hidden, read_amount, read_json
 from airflow_provider_runa.triggers.runa import SETTLED, RunaOrderTrigger, read_event
 
@@ -179,19 +187,23 @@ class RunaPayoutOperator(BaseOperator):
                     check_planned(ledger, currency=self.currency, limits=self._limits())
                 if self.check_balance:
                     self._check_balance(ledger)
-                processing, deadline = asyncio.run(self._pay(ledger, _run_of(context)))
+                processing, deadline, cause = asyncio.run(self._pay(ledger, _run_of(context)))
                 if processing and self.deferrable:
-                    self._defer(processing, deadline)
-                return self._tell(context, self._report(ledger, processing))
+                    self._defer(processing, deadline, cause)
+                return self._tell(context, self._report(ledger, processing, cause))
         except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
             raise for_airflow(error) from None
 
-    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
+    def execute_complete(
+        self, context: Context, event: Any = None, refusal: tuple[int, str | None] | None = None
+    ) -> dict[str, Any]:
         """Take up the orders again after the trigger's event.
 
         :param context: the task's context.
         :param event: the event of :class:`~.RunaOrderTrigger`.
+        :param refusal: status and type of what kept orders from being placed before the task deferred.
         """
+        cause = error_of(refusal[0], {"type": refusal[1], "message": "before the deferral"}) if refusal else None
         event = read_event(event)
         try:
             with self._ledger() as ledger:
@@ -201,7 +213,7 @@ class RunaPayoutOperator(BaseOperator):
                 # The list, which the trigger reads, may be ahead of the orders.
                 seconds = INLINE_SECONDS if event["status"] == SETTLED else 0.0
                 processing = asyncio.run(self._settle_within(ledger, seconds))
-                return self._tell(context, self._report(ledger, processing))
+                return self._tell(context, self._report(ledger, processing, cause))
         except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
             raise for_airflow(error, so_far="The orders that were placed go on") from None
 
@@ -330,10 +342,11 @@ class RunaPayoutOperator(BaseOperator):
         async with AsyncRunaClient(**settings.client_arguments()) as client:
             yield client
 
-    async def _pay(self, ledger: Ledger, owner: str) -> tuple[_Processing, datetime]:
+    async def _pay(self, ledger: Ledger, owner: str) -> tuple[_Processing, datetime, RunaApiError | None]:
         """Place all orders, and wait for a while, or as long as it may take if the task does not defer.
 
-        :returns: the orders that are still PROCESSING, and until when they are waited for.
+        :returns: the orders that are still PROCESSING, until when they are waited for, and what a retry has to wait for
+            before it places the others.
         """
         progress = _Progress(self, ledger)
         async with self._client() as client:
@@ -352,7 +365,7 @@ class RunaPayoutOperator(BaseOperator):
             self.log.info("Campaign %r: %d order(s) placed in %.1f s.", ledger.campaign, paid.placed, seconds)
             deadline = placed + timedelta(seconds=self.timeout)
             until = min(deadline, placed + timedelta(seconds=INLINE_SECONDS)) if self.deferrable else deadline
-            return await self._wait(ledger, client, until, progress), deadline
+            return await self._wait(ledger, client, until, progress), deadline, _what_to_wait_for(paid)
 
     async def _settle_within(self, ledger: Ledger, seconds: float) -> _Processing:
         async with self._client() as client:
@@ -390,7 +403,7 @@ class RunaPayoutOperator(BaseOperator):
             return {batch.order_id: error for batch in ledger.batches(PLACED) if batch.order_id}
         return {order_id: unreadable.get(order_id) for order_id in processing}
 
-    def _defer(self, processing: _Processing, deadline: datetime) -> None:
+    def _defer(self, processing: _Processing, deadline: datetime, cause: RunaApiError | None) -> None:
         self.log.info("%d order(s) are PROCESSING: waiting in the triggerer.", len(processing))
         self.defer(
             # All of them, also after one has FAILED: each order is somebody else's money.
@@ -398,6 +411,7 @@ class RunaPayoutOperator(BaseOperator):
                 list(processing), self.runa_conn_id, self.poll_interval, deadline.timestamp(), fail_fast=False
             ),
             method_name="execute_complete",
+            kwargs={"refusal": [cause.status, cause.type]} if cause else None,
             timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
         )
 
@@ -418,7 +432,7 @@ class RunaPayoutOperator(BaseOperator):
             "amounts": {state: f"{amount:.2f}" for state, (_, amount) in sorted(totals.items())},
         }
 
-    def _report(self, ledger: Ledger, processing: _Processing) -> dict[str, Any]:
+    def _report(self, ledger: Ledger, processing: _Processing, cause: RunaApiError | None) -> dict[str, Any]:
         """Return the summary, or raise what keeps the campaign from being finished."""
         summary = self._summary(ledger)
         states = ledger.totals()  # of every currency: all open orders of the campaign were sent
@@ -428,7 +442,7 @@ class RunaPayoutOperator(BaseOperator):
         error: PlacementError | None = None
         if open_batches := ledger.batches(OPEN):
             reason = ledger.reason(OPEN) or "another run of the campaign is at work on them"
-            error = CampaignUnfinishedError(**facts, unplaced=len(open_batches), reason=reason)
+            error = CampaignUnfinishedError(**facts, unplaced=len(open_batches), reason=reason, answer=cause)
         elif processing:
             error = _why(processing) or CampaignStillProcessingError(**facts, orders=len(processing))
         elif FAILED in states:
@@ -443,6 +457,15 @@ class RunaPayoutOperator(BaseOperator):
             self.log.warning("%s", error)
             return summary
         raise error
+
+
+def _what_to_wait_for(paid: Paid) -> RunaApiError | None:
+    """Return why orders are not placed, if a retry has to wait for that: first for a person, then for a rate limit."""
+    for kinds in (HEALABLE, RunaRateLimitError):
+        for error in paid.unplaced:
+            if isinstance(error.cause, kinds):
+                return error.cause
+    return None
 
 
 def _why(processing: _Processing) -> PlacementError | None:

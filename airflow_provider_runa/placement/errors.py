@@ -35,6 +35,12 @@ class PlacementError(RunaError):
         """What happened to the money, alone."""
         return self.money.format(**self.facts)
 
+    @property
+    def cause(self) -> RunaError | None:
+        """The answer behind it, if there is one: it says how long to wait, see ``retries``."""
+        answer = self.facts.get("answer")
+        return answer if isinstance(answer, RunaError) else None
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.facts)
 
