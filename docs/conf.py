@@ -71,7 +71,7 @@ nitpick_ignore_regex = [
     ),
     # Types of the models' fields, and what is left of their annotations.
     ("py:class", r"Code|Currency|Distribution|FaceValue|Moment|Products|Field|StringConstraints|P|lambda|dict\[str"),
-    ("py:class", r"airflow_provider_runa\.(.*\.)?(_\w+|T)"),
+    ("py:class", r"airflow_provider_runa\.(.*\.)?(_[\w.]+|T)"),
 ]
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_runa.api.errors import RunaRequestError
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
+from airflow_provider_runa.asking import FINAL
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
 from airflow_provider_runa.triggers.runa import MIN_PAUSE, TIMED_OUT, UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ class RunaBalanceTrigger(BaseTrigger):
         amount: str,
         runa_conn_id: str = DEFAULT_CONN_ID,
         poll_interval: float = 60.0,
-        deadline: float = 0.0,
+        *,
+        deadline: float,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.currency = currency
@@ -73,7 +74,7 @@ class RunaBalanceTrigger(BaseTrigger):
             reason = None
             try:
                 balance = (await hook.aget_balance(self.currency)).balance
-            except (RunaRequestError, RunaConnectionSettingsError) as error:
+            except FINAL as error:
                 return self._event(UNREADABLE, balance) | {"reason": str(error)}
             except Exception as error:  # of Airflow, too: its API server may be away
                 reason = str(error)

@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_runa.api.client import ATTEMPTS
 from airflow_provider_runa.api.errors import RunaError, RunaServerError
 from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.sensors.balance import RunaBalanceSensor
@@ -107,6 +108,14 @@ def event(status: str, **values: Any) -> dict[str, Any]:
     return {"event": told}
 
 
+def run(mode: str, **values: Any) -> Any:
+    """Run the sensor in a mode; ``resumed`` is the deferrable one after its trigger could not read the balance."""
+    if mode != "resumed":
+        return sensor(mode, **values).execute(context())
+    told = event(UNREADABLE, reason="no answer")
+    return sensor("deferrable", **values).resume_execution("execute_complete", told, context())
+
+
 def test_after_the_trigger_it_ends_with_what_the_trigger_saw() -> None:
     told = sensor("deferrable").resume_execution("execute_complete", event(COVERED), context())
     assert told == {"currency": "USD", "amount": "100", "balance": "120.00"}
@@ -122,9 +131,9 @@ def test_after_the_trigger_gave_up_soft_fail_skips(soft_fail: bool, ending: type
 def test_a_balance_that_could_not_be_read_is_a_failure_that_a_retry_heals(
     runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = event(UNREADABLE, reason="503")
-    with pytest.raises(RunaError, match=r"could not be read: 503. Nobody was paid; a retry looks again"):
-        sensor("deferrable", soft_fail=True).resume_execution("execute_complete", told, context())
+    runa.balance("USD", "1")
+    with pytest.raises(RunaError, match=r"could not be read: no answer. Nobody was paid.*; a retry looks again"):
+        run("resumed", soft_fail=True)
 
     def unreadable(self: RunaHook, currency: str) -> Any:
         raise RunaServerError(503)
@@ -132,6 +141,56 @@ def test_a_balance_that_could_not_be_read_is_a_failure_that_a_retry_heals(
     monkeypatch.setattr(RunaHook, "get_balance", unreadable)
     with pytest.raises(RunaError, match="could not be read: 503"):
         sensor("poke", soft_fail=True, timeout=0.02, poke_interval=0.01).execute(context())
+    with pytest.raises(RunaError, match="could not be read: 503"):
+        run("resumed", soft_fail=True)
+
+
+def test_a_balance_that_is_readable_again_after_the_trigger_gave_up_is_taken(runa: RunningSandbox) -> None:
+    assert run("resumed") == {"currency": "USD", "amount": "100", "balance": "1000000.00"}
+
+
+def test_a_look_alone_knows_what_is_needed(runa: RunningSandbox) -> None:
+    runa.balance("USD", "99")
+    assert not sensor("poke").poke(context())
+    runa.balance("USD", "100")
+    assert sensor("poke").poke(context())
+    assert sensor("poke", items=[ITEM]).poke(context())
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable", "resumed"])
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_runa_refuses_fails_at_once_in_every_mode(runa: RunningSandbox, mode: str, status: int) -> None:
+    runa.faults({"kind": "status", "method": "GET", "path": "/balance", "status": status, "count": 100})
+    with pytest.raises(AirflowFailException, match=f"^Nobody was paid.*: {status} .*clear the task"):
+        run(mode, soft_fail=True)
+
+
+@pytest.mark.parametrize("values", [{}, {"items": [ITEM]}])
+@MODES
+def test_what_cannot_be_read_now_is_looked_at_again_in_every_mode(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str, values: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("airflow_provider_runa.api.client.pause_before_retry", lambda *_: 0.0)
+    fault = {"kind": "status", "method": "POST" if values else "GET", "status": 503, "count": ATTEMPTS}
+    runa.faults(fault | {"path": "/order/estimate" if values else "/balance"})
+    amount = "90.0" if values else "100"
+    if mode == "poke":
+        assert sensor(mode, **values).execute(context())["amount"] == amount
+        return
+    runa.balance("USD", "1")
+    with pytest.raises(AirflowRescheduleException if mode == "reschedule" else TaskDeferred) as caught:
+        sensor(mode, **values).execute(context())
+    if mode == "deferrable":
+        assert caught.value.trigger.amount == amount  # type: ignore[union-attr]
+
+
+def test_an_estimate_that_cannot_be_read_in_time_is_a_failure(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_runa.api.client.pause_before_retry", lambda *_: 0.0)
+    runa.faults({"kind": "status", "method": "POST", "path": "/order/estimate", "status": 503, "count": 1000})
+    with pytest.raises(RunaError, match="could not be read: 503"):
+        sensor("deferrable", items=[ITEM], timeout=0.1, soft_fail=True).execute(context())
 
 
 @MODES

@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_runa.api.client import ATTEMPTS
 from airflow_provider_runa.api.errors import RunaError
 from airflow_provider_runa.api.models import NewOrder
 from airflow_provider_runa.hooks.runa import RunaHook
@@ -184,8 +185,42 @@ def test_an_order_that_settled_at_the_last_moment_is_seen(runa: RunningSandbox) 
 
 
 def test_orders_that_could_not_be_read_are_a_failure_that_a_retry_heals(runa: RunningSandbox) -> None:
-    with pytest.raises(RunaError, match=r"could not be read: no answer. A retry looks again"):
+    with pytest.raises(RunaError, match=r"could not be read: no answer. The orders go on.*; a retry looks again"):
         wait("resumed", place(runa, done=False), event=UNREADABLE)
+
+
+@MODES
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_runa_refuses_fails_at_once_in_every_mode(runa: RunningSandbox, mode: str, status: int) -> None:
+    order_id = place(runa)
+    runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": status, "count": 100})
+    with pytest.raises(AirflowFailException, match=f"^The orders go on at Runa.*: {status} .*clear the task"):
+        wait(mode, order_id, event=UNREADABLE, soft_fail=True)
+
+
+@pytest.mark.parametrize(("mode", "ending"), [("reschedule", AirflowRescheduleException), ("deferrable", TaskDeferred)])
+def test_what_cannot_be_read_now_is_looked_at_again_in_every_mode(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str, ending: type[BaseException]
+) -> None:
+    monkeypatch.setattr("airflow_provider_runa.api.client.pause_before_retry", lambda *_: 0.0)
+    order_id = place(runa)
+    fault = {"kind": "status", "method": "GET", "path": "/order/*", "status": 503, "count": ATTEMPTS}
+    runa.faults(fault)
+    with pytest.raises(ending):
+        wait(mode, order_id)
+    runa.faults(fault)
+    assert wait("poke", order_id) == [order_id]
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule", "resumed"])
+def test_orders_that_cannot_be_read_when_the_time_is_over_are_a_failure_and_no_skip(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr("airflow_provider_runa.api.client.pause_before_retry", lambda *_: 0.0)
+    order_id = place(runa)
+    runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": 503, "count": 1000})
+    with pytest.raises(RunaError, match="could not be read: 503"):
+        wait(mode, order_id, event=TIMED_OUT, timeout=0.00001, soft_fail=True)
 
 
 def test_an_event_that_runa_contradicts_is_a_failure(runa: RunningSandbox) -> None:

@@ -70,7 +70,7 @@ def test_a_host_that_is_away_is_tolerated_until_the_deadline(monkeypatch: pytest
 
 
 def test_its_arguments_survive_airflows_serialization() -> None:
-    trigger = RunaBalanceTrigger("USD", "99.50", "money", 12.5, 1_800_000_000.25)
+    trigger = RunaBalanceTrigger("USD", "99.50", "money", 12.5, deadline=1_800_000_000.25)
     path, arguments = trigger.serialize()
     decoded = BaseSerialization.deserialize(json.loads(json.dumps(BaseSerialization.serialize(arguments))))
     assert decoded == arguments
