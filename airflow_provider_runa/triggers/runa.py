@@ -6,6 +6,7 @@ events are stored and logged in clear. So it never sends an order, and all it ca
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -14,16 +15,20 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_runa.api.errors import UnreadableOrdersError
 from airflow_provider_runa.api.models import OrderStatus
+from airflow_provider_runa.asking import FINAL
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID
 from airflow_provider_runa.triggers._watch import Watch, watch_orders
+
+log = logging.getLogger(__name__)
 
 #: The shortest pause before the first poll, and the shortest interval, in seconds. A trigger that fires within about
 #: 2 s of the task's deferral can hit a race in Airflow's scheduler (measured on 3.3.2) which fails the task or runs
 #: ``execute`` again; at this distance and more none was seen.
 MIN_PAUSE = 5.0
 
-#: Polls of an order that may fail one after the other before the trigger gives up.
-TOLERATED_FAILURES = 10
+#: Polls, one after the other, that Runa may refuse before the trigger gives up: the account may not show yet an order
+#: that was accepted a moment ago, and a person may be changing the connection.
+TOLERATED_REFUSALS = 5
 
 #: What an event's ``status`` may be.
 SETTLED, TIMED_OUT, UNREADABLE = "settled", "timed_out", "unreadable"
@@ -38,7 +43,8 @@ class RunaOrderTrigger(BaseTrigger):
     However many of them wait in a triggerer, they share one client and one poll per interval (see ``_watch``).
 
     The event is ``{"status": "settled" | "timed_out" | "unreadable", "orders": {order id: status}}``: whoever gets
-    it fetches the orders again. ``unreadable`` has a ``reason``.
+    it fetches the orders again. ``unreadable`` has a ``reason``: Runa refuses to tell, which no waiting heals. A poll
+    that fails otherwise is tolerated until the deadline.
 
     :param order_ids: ids of the orders.
     :param runa_conn_id: id of the Airflow connection.
@@ -85,7 +91,7 @@ class RunaOrderTrigger(BaseTrigger):
 
     async def _wait(self, watch: Watch) -> dict[str, Any]:
         states: dict[str, str] = dict.fromkeys(self.order_ids, OrderStatus.PROCESSING.value)
-        failures = 0
+        refusals = 0
         soonest = MIN_PAUSE
         while True:
             pending = [order_id for order_id, state in states.items() if state not in _FINAL]
@@ -94,15 +100,17 @@ class RunaOrderTrigger(BaseTrigger):
             try:
                 # From half of the pause on it is read together with the orders of other triggers.
                 states |= await watch.read(pending, after=max(soonest, pause / 2), within=pause)
-                failures = 0
+                refusals = 0
             except UnreadableOrdersError as error:
                 states |= error.statuses
-                failures += 1
-                reason = str(error)
+                final = {order_id: one for order_id, one in error.errors.items() if isinstance(one, FINAL)}
+                refusals = refusals + 1 if final else 0
+                reason = str(UnreadableOrdersError({}, final or error.errors))
+                log.warning("The orders could not be read, which is tried again: %s", reason)
             soonest = 0.0
             if (self.fail_fast and OrderStatus.FAILED in states.values()) or _FINAL.issuperset(states.values()):
                 return {"status": SETTLED, "orders": states}
-            if failures >= TOLERATED_FAILURES:
+            if refusals >= TOLERATED_REFUSALS:
                 return {"status": UNREADABLE, "orders": states, "reason": reason}
             # The status was read before this line, so an order that settled in time is never called late.
             if self.deadline is not None and time.time() >= self.deadline:

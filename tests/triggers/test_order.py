@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from typing import Any
 
 import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
 
+from airflow_provider_runa.api.client import ATTEMPTS
 from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.triggers import _watch
 from airflow_provider_runa.triggers import runa as module
@@ -86,12 +88,25 @@ def test_it_tolerates_failing_polls(runa: RunningSandbox) -> None:
     assert fire([order_id])["status"] == SETTLED
 
 
-def test_it_gives_up_after_many_and_says_why(runa: RunningSandbox) -> None:
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_it_gives_up_after_a_few_refusals_and_says_why(runa: RunningSandbox, status: int) -> None:
     order_id = place(runa)
-    runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": 404, "count": 100})
+    runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": status, "count": 100})
     event = fire([order_id])
     assert (event["status"], event["orders"]) == (UNREADABLE, {order_id: "PROCESSING"})
-    assert "404" in event["reason"]
+    assert str(status) in event["reason"]
+    assert runa.stats()["requests"]["GET /order/{id}"] == module.TOLERATED_REFUSALS
+
+
+def test_a_runa_that_does_not_answer_is_asked_until_the_deadline(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("airflow_provider_runa.api.client.pause_before_retry", lambda *_: 0.0)
+    order_id = place(runa)
+    runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": 503, "count": 15 * ATTEMPTS})
+    with caplog.at_level(logging.WARNING, logger=module.__name__):
+        assert fire([order_id])["status"] == SETTLED
+    assert "could not be read" in caplog.text
 
 
 def test_it_only_gets(runa: RunningSandbox) -> None:

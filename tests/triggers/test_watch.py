@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_runa.api.client import AsyncRunaClient
-from airflow_provider_runa.api.errors import RunaConnectionError, UnreadableOrdersError
+from airflow_provider_runa.api.errors import RunaConnectionError, RunaNotFoundError, UnreadableOrdersError
 from airflow_provider_runa.api.models import Order
 from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.triggers import _watch
@@ -385,15 +385,10 @@ def test_a_changed_connection_is_taken_up_after_a_failure(
     assert run(wait(), clients)["status"] == SETTLED
 
 
-@pytest.mark.parametrize("connection", [None, '{"conn_type": "runa"}'])
 def test_a_connection_that_cannot_be_used_is_unreadable_in_the_end(
-    soon: None, clients: list[AsyncRunaClient], monkeypatch: pytest.MonkeyPatch, connection: str | None
+    soon: None, clients: list[AsyncRunaClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("AIRFLOW_CONN_RUNA_DEFAULT", raising=False)
-    if connection is not None:
-        monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", connection)
-    else:
-        monkeypatch.setattr(RunaHook, "aget_settings", _no_connection)
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
     event = run(first(trigger("O-1", "O-2", interval=0.05)), clients)
     assert event["status"] == UNREADABLE
     assert event["reason"].startswith("O-")
@@ -401,8 +396,21 @@ def test_a_connection_that_cannot_be_used_is_unreadable_in_the_end(
     assert "connection" in event["reason"].lower()
 
 
-async def _no_connection(self: RunaHook) -> Any:
-    raise LookupError(f"the connection {self.runa_conn_id} is not defined")
+def test_a_connection_that_cannot_be_looked_up_is_waited_for(
+    runa: RunningSandbox, soon: None, clients: list[AsyncRunaClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    look_up = RunaHook.aget_settings
+
+    async def away(self: RunaHook) -> Any:
+        looks.append(self.runa_conn_id)
+        if len(looks) < 15:
+            raise LookupError("Airflow's API server is away")
+        return await look_up(self)
+
+    order_id = place(runa)
+    monkeypatch.setattr(RunaHook, "aget_settings", away)
+    assert run(first(trigger(order_id, interval=0.05)), clients)["status"] == SETTLED
 
 
 # -- when: a trigger's demands -----------------------------------------------------------------------------------------
@@ -451,12 +459,20 @@ def test_a_status_is_read_before_the_deadline_is_tested() -> None:
     assert play(Script(RunaConnectionError("no")), within=-60)["status"] == TIMED_OUT
 
 
-def test_only_failures_in_a_row_count() -> None:
-    failure = RunaConnectionError("no usable answer")
-    script = Script(*[failure] * 9, "PROCESSING", *[failure] * 10)
+def test_only_refusals_in_a_row_count() -> None:
+    refusal, failure = RunaNotFoundError(404), RunaConnectionError("no usable answer")
+    script = Script(*[refusal] * 4, "PROCESSING", *[refusal] * 4, *[failure] * 100, *[refusal] * 5)
     event = play(script)
-    assert event == {"status": UNREADABLE, "orders": {"O-1": "PROCESSING"}, "reason": "O-1: no usable answer"}
+    assert event == {"status": UNREADABLE, "orders": {"O-1": "PROCESSING"}, "reason": "O-1: 404"}
     assert script.answers == []
+
+
+def test_the_reason_is_the_refusal_and_not_what_waiting_may_heal() -> None:
+    class Mixed(Script):
+        async def read(self, order_ids: list[str], *, after: float, within: float) -> dict[str, str]:
+            raise UnreadableOrdersError({}, {"O-1": RunaConnectionError("no"), "O-2": RunaNotFoundError(404)})
+
+    assert play(Mixed())["reason"] == "O-2: 404"
 
 
 # -- when: the cycles of the watch, on a loop whose clock jumps --------------------------------------------------------
