@@ -36,6 +36,7 @@ def lineage_of(
     *,
     status: str | None,
     currency: str | None,
+    paid: int | None,
     counts: Mapping[str, int],
     amounts: Mapping[str, str],
 ) -> Any:
@@ -45,30 +46,25 @@ def lineage_of(
     :param name: name of the dataset.
     :param status: status of the order; ``None`` for a campaign.
     :param currency: of the amounts.
+    :param paid: payouts that were ordered; ``None`` if that is not known.
     :param counts: what is counted -> number.
     :param amounts: what is summed up -> decimal string.
     """
     try:
-        import attr
         from airflow.providers.common.compat.openlineage.facet import (
-            DatasetFacet,
             OutputDataset,
             OutputStatisticsOutputDatasetFacet,
         )
         from airflow.providers.openlineage.extractors import OperatorLineage
     except ImportError:
         return None
-
-    @attr.define
-    class RunaTotalsDatasetFacet(DatasetFacet):
-        status: str | None = attr.field(default=None)
-        currency: str | None = attr.field(default=None)
-        counts: dict[str, int] = attr.field(factory=dict)
-        amounts: dict[str, str] = attr.field(factory=dict)
+    from airflow_provider_runa._facets import PRODUCER, RunaTotalsDatasetFacet
 
     host = urlsplit(base_url).netloc
-    totals = RunaTotalsDatasetFacet(status=status, currency=currency, counts=dict(counts), amounts=dict(amounts))
-    statistics = OutputStatisticsOutputDatasetFacet(rowCount=sum(counts.values()))
+    totals = RunaTotalsDatasetFacet(
+        status=status, currency=currency, counts=dict(counts), amounts=dict(amounts), producer=PRODUCER
+    )
+    statistics = OutputStatisticsOutputDatasetFacet(rowCount=paid, producer=PRODUCER)
     output = OutputDataset(
         namespace=f"runa://{host}",
         name=name,

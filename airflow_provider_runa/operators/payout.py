@@ -34,7 +34,18 @@ from airflow_provider_runa.campaign.errors import (
     InvalidCampaignError,
     OrderNotInLedgerError,
 )
-from airflow_provider_runa.campaign.ledger import COMPLETED, FAILED, OPEN, PLACED, PLANNED, REJECTED, Ledger, campaigns
+from airflow_provider_runa.campaign.ledger import (
+    COMPLETED,
+    FAILED,
+    OPEN,
+    PAID,
+    PLACED,
+    PLANNED,
+    REJECTED,
+    SENT,
+    Ledger,
+    campaigns,
+)
 from airflow_provider_runa.campaign.pay import Paid, pay, settle
 from airflow_provider_runa.campaign.plan import Limits, check_planned, plan
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
@@ -226,6 +237,8 @@ class RunaPayoutOperator(BaseOperator):
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Return what OpenLineage is told: the campaign as output dataset, its totals as a facet, and nobody's name.
 
+        Nothing of a plan, which pays nobody.
+
         :param task_instance: the task instance.
         """
         if self._told is None:
@@ -235,6 +248,7 @@ class RunaPayoutOperator(BaseOperator):
             self._told["campaign"],
             status=None,
             currency=self._told["currency"],
+            paid=sum(self._told["rows"].get(state, 0) for state in (PAID, SENT)),
             counts=self._told["rows"],
             amounts=self._told["amounts"],
         )
@@ -420,7 +434,8 @@ class RunaPayoutOperator(BaseOperator):
     def _tell(self, context: Context, summary: dict[str, Any]) -> dict[str, Any]:
         """Hand the summary to whoever is told of the campaign besides the XCom, and return it."""
         tell_assets(context, self.outlets, summary)
-        self._told = summary
+        if self.mode != "plan":
+            self._told = summary
         return summary
 
     def _summary(self, ledger: Ledger) -> dict[str, Any]:

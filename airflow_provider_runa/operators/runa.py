@@ -209,6 +209,7 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
             told["id"],
             status=told["status"],
             currency=told["currency"],
+            paid=told["items"],
             counts={"items": told["items"]} if told["items"] else {},
             amounts=amounts,
         )

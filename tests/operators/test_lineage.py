@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from airflow_provider_runa import lineage
+from airflow_provider_runa import __version__, lineage
 from airflow_provider_runa.links import PORTAL, RunaPortalLink
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
@@ -33,17 +33,12 @@ def order(runa: RunningSandbox, **values: Any) -> RunaCreateOrderOperator:
     return task
 
 
-def payout(runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunaPayoutOperator:
+def payout(runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> RunaPayoutOperator:
     connection = {"conn_type": "sqlite", "host": str(tmp_path / "ledger.db")}
     monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection))
+    given: dict[str, Any] = {"campaign": "spring", "rows": [row(1), row(2)], "outlets": [ASSET]}
     task = RunaPayoutOperator(
-        task_id="pay",
-        campaign="spring",
-        currency="USD",
-        ledger_conn_id="ledger",
-        defaults=DEFAULTS,
-        rows=[row(1), row(2)],
-        outlets=[ASSET],
+        task_id="pay", currency="USD", ledger_conn_id="ledger", defaults=DEFAULTS, **(given | values)
     )
     task.clock = SharedClock(runa)  # type: ignore[assignment]
     return task
@@ -108,7 +103,7 @@ def test_without_openlineage_nothing_is_told(runa: RunningSandbox, monkeypatch: 
     assert task.get_openlineage_facets_on_complete(None) is None, "nothing was placed yet"
     task.execute(context())
     assert task.get_openlineage_facets_on_complete(None) is None
-    assert lineage.lineage_of("https://a", "n", status=None, currency=None, counts={}, amounts={}) is None
+    assert lineage.lineage_of("https://a", "n", status=None, currency=None, paid=0, counts={}, amounts={}) is None
 
 
 def test_openlineage_is_told_of_the_order_as_output(runa: RunningSandbox) -> None:
@@ -122,6 +117,11 @@ def test_openlineage_is_told_of_the_order_as_output(runa: RunningSandbox) -> Non
     assert totals.amounts["face_value"] == "10.00"
     assert output.outputFacets["outputStatistics"].rowCount == 1
     assert ADDRESS not in str(output)
+    for facet in (totals, output.outputFacets["outputStatistics"]):
+        assert facet._producer.endswith(f"/airflow-provider-runa/{__version__}/")
+    assert totals._schemaURL.endswith("RunaTotalsDatasetFacet")
+    (again,) = task.get_openlineage_facets_on_complete(None).outputs
+    assert again == output, "each call makes a class of its own"
 
 
 def test_openlineage_is_told_of_the_campaign_as_output(
@@ -133,4 +133,29 @@ def test_openlineage_is_told_of_the_campaign_as_output(
     (output,) = task.get_openlineage_facets_on_complete(None).outputs
     assert output.name == "spring"
     assert output.facets["runa_totals"].amounts == {"paid": "20.00"}
+    assert output.outputFacets["outputStatistics"].rowCount == 2
     assert "example.com" not in str(output)
+
+
+def test_openlineage_counts_only_what_was_paid(
+    runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("airflow.providers.openlineage.extractors")
+    runa.faults({"kind": "fail_order", "count": 1})
+    rows = [row(n) for n in range(201)]  # two orders
+    task = payout(runa, tmp_path, monkeypatch, rows=rows, on_partial_failure="warn")
+    summary = task.execute(context())
+    assert set(summary["rows"]) == {"paid", "failed"}
+    (output,) = task.get_openlineage_facets_on_complete(None).outputs
+    assert output.outputFacets["outputStatistics"].rowCount == summary["rows"]["paid"]
+    assert output.facets["runa_totals"].counts == summary["rows"]
+
+
+def test_a_plan_is_told_in_the_event_and_is_no_output(
+    runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = context()
+    task = payout(runa, tmp_path, monkeypatch, mode="plan")
+    task.execute(values)
+    assert values["outlet_events"][ASSET].extra["rows"] == {"planned": 2}
+    assert task.get_openlineage_facets_on_complete(None) is None
