@@ -182,6 +182,7 @@ class RunaPayoutOperator(BaseOperator):
         self.runa_conn_id = runa_conn_id
         self.clock = AsyncClock()
         self._told: dict[str, Any] | None = None
+        self._environment = ""
 
     # -- Airflow's side ---------------------------------------------------------------------------------------------
 
@@ -244,7 +245,7 @@ class RunaPayoutOperator(BaseOperator):
         if self._told is None:
             return None
         return lineage_of(
-            RunaHook(self.runa_conn_id).get_settings().base_url,
+            self._environment,
             self._told["campaign"],
             status=None,
             currency=self._told["currency"],
@@ -281,7 +282,7 @@ class RunaPayoutOperator(BaseOperator):
             raise InvalidOrderError("campaign: is missing")
         if len(campaign) > MAX_DESCRIPTION:
             raise InvalidOrderError(f"campaign: must have at most {MAX_DESCRIPTION} characters, has {len(campaign)}")
-        environment = RunaHook(self.runa_conn_id).get_settings().base_url
+        self._environment = environment = RunaHook(self.runa_conn_id).get_settings().base_url
         with ledger_engine(self.ledger_conn_id) as engine:
             if self.mode == "pay" and campaign not in campaigns(engine, environment):
                 raise InvalidCampaignError(

@@ -145,6 +145,7 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         self.clock = SystemClock()
         self._order_id: str | None = None
         self._summary: dict[str, Any] | None = None
+        self._environment = ""
 
     # -- Airflow's side ---------------------------------------------------------------------------------------------
 
@@ -174,6 +175,7 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
                 raise StatusUnreadableError(order_id=order_id, answer=event.get("reason"))
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
                 order = self._fetch(hook, order_id)
+                self._environment = hook.get_settings().base_url
                 for pause in _FIRST_PAUSES if event["status"] == SETTLED else ():
                     if self._settled(order) is None:  # the list, which the trigger may have read, was ahead
                         run_blocking(self.clock.sleep(pause))
@@ -205,7 +207,7 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
             return None
         amounts = {name: told[name] for name in ("face_value", "total_price", "total_discount") if told[name]}
         return lineage_of(
-            RunaHook(self.runa_conn_id).get_settings().base_url,
+            self._environment,
             told["id"],
             status=told["status"],
             currency=told["currency"],
@@ -218,6 +220,7 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
 
     def _place(self, hook: RunaHook, context: Context, order: NewOrder) -> Placement:
         settings = hook.get_settings()
+        self._environment = settings.base_url
         task = context["ti"]
         if self._has_order_key:
             if self.order_key is None:

@@ -11,6 +11,7 @@ from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_provider_runa import __version__, lineage
+from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.links import PORTAL, RunaPortalLink
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
@@ -135,6 +136,24 @@ def test_openlineage_is_told_of_the_campaign_as_output(
     assert output.facets["runa_totals"].amounts == {"paid": "20.00"}
     assert output.outputFacets["outputStatistics"].rowCount == 2
     assert "example.com" not in str(output)
+
+
+def test_openlineage_is_told_without_another_look_at_the_connection(
+    runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks in a process that has been forked, where Airflow may not answer."""
+    pytest.importorskip("airflow.providers.openlineage.extractors")
+    tasks: list[Any] = [order(runa), order(runa), payout(runa, tmp_path, monkeypatch)]
+    order_id = tasks[0].execute(context())
+    runa.advance(10)
+    tasks[1].execute_complete(context(), {"status": "settled", "orders": {order_id: "COMPLETED"}})
+    tasks[2].execute(context())
+    monkeypatch.delenv("AIRFLOW_CONN_RUNA_DEFAULT")
+    monkeypatch.setattr(RunaHook, "get_settings", None)
+    namespace = runa.url.removesuffix("/v2").replace("http", "runa")
+    for task in tasks:
+        (output,) = task.get_openlineage_facets_on_complete(None).outputs
+        assert output.namespace == namespace
 
 
 def test_openlineage_counts_only_what_was_paid(
