@@ -52,7 +52,7 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
     Pushes the XCom ``order``: ``{"id", "status", "currency", "face_value", "items", "total_price",
     "total_discount"}``: ``face_value`` is the sum of the payouts in the currency of their products, ``items`` their
     number; amounts are decimal strings, prices ``None`` until the order is COMPLETED. Neither links nor recipients are
-    pushed.
+    pushed, and nothing with ``do_xcom_push=False``.
 
     :param items: the payouts, 1 to 200 of them, each as Runa's API takes it: ``{"face_value": 10,
         "distribution_method": {"type": "EMAIL", "email_address": …}, "products": {"type": "SINGLE", "value": …}}``.
@@ -372,7 +372,8 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
             "total_price": _text(order.total_price),
             "total_discount": _text(order.total_discount),
         }
-        context["ti"].xcom_push(key="order", value=summary)
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="order", value=summary)
         tell_assets(context, self.outlets, {"order_id": order.id, **{k: v for k, v in summary.items() if k != "id"}})
         self._summary = summary
         return order.id

@@ -67,6 +67,12 @@ def test_it_returns_the_id_and_pushes_a_summary(runa: RunningSandbox) -> None:
     }
 
 
+def test_without_xcoms_it_pushes_none(runa: RunningSandbox) -> None:
+    context = task_context()
+    operator(runa, do_xcom_push=False).execute(context)
+    assert context["ti"].xcoms == {}
+
+
 def test_waiting_it_ends_with_the_completed_order(runa: RunningSandbox) -> None:
     context = task_context()
     operator(runa, wait_for_completion=True).execute(context)
