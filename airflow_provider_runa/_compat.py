@@ -7,4 +7,12 @@ try:
 except ImportError:  # Airflow before 3.1
     from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
 
-__all__ = ["mask_secret"]
+try:
+    from airflow.sdk.definitions.asset import AssetRef
+except ImportError:  # Airflow 2, where nothing refers to an asset
+
+    class AssetRef:  # type: ignore[no-redef]
+        """What nothing is."""
+
+
+__all__ = ["AssetRef", "mask_secret"]

@@ -80,6 +80,34 @@ def test_what_the_author_says_is_kept_and_aliases_are_his(runa: RunningSandbox) 
     assert list(values["outlet_events"]) == [ASSET]
 
 
+@pytest.mark.parametrize("reference", [{"name": ASSET.name}, {"uri": ASSET.uri}])
+def test_a_reference_to_an_asset_is_told_as_the_asset(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, reference: dict[str, str]
+) -> None:
+    monkeypatch.setattr(OutletEventAccessors, "_asset_ref_cache", {})
+    monkeypatch.setattr(OutletEventAccessors, "_get_asset_from_db", lambda self=None, **_: ASSET)
+    values = context()
+    task = order(runa)
+    task.outlets = [Asset.ref(**reference)]
+    order_id = task.execute(values)
+    assert values["outlet_events"][ASSET].extra["order_id"] == order_id
+
+
+def test_a_reference_that_cannot_be_looked_up_fails_no_payment(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: Any = None, **_: Any) -> Any:
+        raise RuntimeError("Airflow's API server is away")
+
+    monkeypatch.setattr(OutletEventAccessors, "_asset_ref_cache", {})
+    monkeypatch.setattr(OutletEventAccessors, "_get_asset_from_db", away)
+    task = order(runa)
+    task.outlets = [Asset.ref(name="gone"), ASSET]
+    values = context()
+    order_id = task.execute(values)
+    assert values["outlet_events"][ASSET].extra["order_id"] == order_id
+
+
 def test_a_campaign_is_told_in_the_event_of_its_asset(
     runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
