@@ -8,7 +8,7 @@ from airflow.providers.common.compat.openlineage.facet import DatasetFacet
 from airflow_provider_runa import __version__
 
 #: Who says it: this release.
-PRODUCER = f"https://pypi.org/project/airflow-provider-runa/{__version__}/"
+PRODUCER = f"urn:airflow-provider-runa:{__version__}"
 
 
 @attr.define

@@ -165,7 +165,7 @@ class _Paying:
             await self._place(batch, attempt)
         except FencedError:
             log.warning("Batch %s was taken over by another attempt, which goes on with its order.", batch.id)
-            self.left.add(batch.id)  # taken back, it would go to and fro
+            self.left.add(batch.id)  # or the two would take it from each other for ever
         return True
 
     async def _place(self, batch: Batch, attempt: int) -> None:

@@ -85,7 +85,8 @@ class RunaReconcileOperator(BaseOperator):
                 "open_rows": result.open_rows,
             }
             if result.differences:
-                context["ti"].xcom_push(key="summary", value=summary)
+                if self.do_xcom_push:
+                    context["ti"].xcom_push(key="summary", value=summary)
                 counts = ", ".join(f"{count} {kind}" for kind, count in result.counts().items())
                 what = "the period" if self.campaign is None else f"campaign {self.campaign!r}"
                 raise LedgerDiffersError(what=what, counts=counts)
