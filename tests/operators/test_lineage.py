@@ -147,7 +147,7 @@ def test_openlineage_is_told_of_the_order_as_output(runa: RunningSandbox) -> Non
     assert output.outputFacets["outputStatistics"].rowCount == 1
     assert ADDRESS not in str(output)
     for facet in (totals, output.outputFacets["outputStatistics"]):
-        assert facet._producer.endswith(f"/airflow-provider-runa/{__version__}/")
+        assert facet._producer == f"urn:airflow-provider-runa:{__version__}"
     assert totals._schemaURL.endswith("RunaTotalsDatasetFacet")
     (again,) = task.get_openlineage_facets_on_complete(None).outputs
     assert again == output, "each call makes a class of its own"
