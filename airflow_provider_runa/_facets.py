@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import airflow.providers.openlineage  # noqa: F401 - without it, what common.compat has instead of facets is no class
 import attr
 from airflow.providers.common.compat.openlineage.facet import DatasetFacet
 
