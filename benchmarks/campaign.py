@@ -30,7 +30,7 @@ from scripts.demo import stop_on_signals
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
 ROOT = Path(__file__).resolve().parent.parent
-LONGEST = 600  # seconds, for one run
+LONGEST = 1200  # seconds, for one run
 
 
 def run(airflow: AirflowStack, sandbox: RunningSandbox, dag_id: str, count: int) -> dict[str, float]:
