@@ -1,4 +1,4 @@
-"""How operators and sensors that only ask Runa something, and pay nobody, end without an answer."""
+"""How tasks end that no retry heals: those that only ask Runa something, and pay nobody, and those that pay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FINAL = (InvalidOrderError, RunaConnectionSettingsError, RunaRequestError)
 
 
 def refused(error: Exception, *, so_far: str = "Nobody was paid, because this only asks") -> AirflowFailException:
-    """Return one of :data:`FINAL` as Airflow should see it: it must not burn retries.
+    """Return what no retry heals, such as one of :data:`FINAL`, as Airflow should see it: it must not burn retries.
 
     :param error: what went wrong.
     :param so_far: what happened to the money.

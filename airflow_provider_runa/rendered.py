@@ -26,6 +26,11 @@ _NAMES_RECIPIENTS = ("email_address", "recipient_reference")
 LEFT_OUT: Any = object()
 
 
+def given(value: Any) -> Any:
+    """Return a guard's value, ``None`` if it was left out."""
+    return None if value is LEFT_OUT else value
+
+
 class Hidden:
     """A rendered field that names recipients. As text, which is what Airflow stores, it does not show them.
 

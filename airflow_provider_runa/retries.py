@@ -18,15 +18,9 @@ except ImportError:
         "retried anyway."
     ) from None
 
-from airflow_provider_runa.api.errors import (
-    InvalidOrderError,
-    RunaError,
-    RunaIdempotencyInProgressError,
-    RunaRateLimitError,
-    RunaRequestError,
-)
+from airflow_provider_runa.api.errors import RunaError, RunaIdempotencyInProgressError, RunaRateLimitError
+from airflow_provider_runa.asking import FINAL
 from airflow_provider_runa.campaign.errors import BalanceTooLowError
-from airflow_provider_runa.hooks.runa import RunaConnectionSettingsError
 from airflow_provider_runa.placement.errors import OrderHeldBackError, PlacementError
 from airflow_provider_runa.placement.place import HEALABLE
 
@@ -68,7 +62,7 @@ def runa_retry_policy(
                 unknown, "the next attempt takes up what this one left", PlacementError, RunaIdempotencyInProgressError
             ),
             RetryRule(
-                [InvalidOrderError, RunaConnectionSettingsError, RunaRequestError],
+                [*FINAL],
                 RetryAction.FAIL,
                 reason="no retry heals this: mend what the error names, then clear the task",
             ),

@@ -660,8 +660,15 @@ class Planning:
 
         :param currency: of one currency.
         """
-        found = _open_amounts(self._connection, self._campaign_id, currency)
-        return sum(found.values()), sum((amount * count for amount, count in found.items()), Decimal(0))
+        return count_and_sum(_open_amounts(self._connection, self._campaign_id, currency))
+
+
+def count_and_sum(amounts: Mapping[Decimal, int]) -> tuple[int, Decimal]:
+    """Return how many rows there are, and the sum of their amounts.
+
+    :param amounts: amount -> how many rows have it.
+    """
+    return sum(amounts.values()), sum((amount * count for amount, count in amounts.items()), Decimal(0))
 
 
 def _open_amounts(connection: Connection, campaign_id: int, currency: str) -> dict[Decimal, int]:

@@ -22,7 +22,7 @@ from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundErro
 from airflow_provider_runa.api.models import MAX_ITEMS, MultipleProduct, NewOrderItem, Product, SingleProduct
 from airflow_provider_runa.api.products import obstacles
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PAID, REJECTED, Known, Ledger, Planning
+from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PAID, REJECTED, Known, Ledger, Planning, count_and_sum
 from airflow_provider_runa.campaign.rows import Payout, read_row
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _obstacles_to_paying(ledger: Ledger, currency: str, limits: Limits) -> Itera
     if other := sorted({batch.currency for batch in ledger.batches(OPEN)} - {currency}):
         yield f"currency: is {currency}, but what is planned is in {', '.join(other)}"
     amounts = ledger.open_amounts(currency)
-    yield from limits.passed_by(sum(amounts.values()), sum((amount * n for amount, n in amounts.items()), Decimal(0)))
+    yield from limits.passed_by(*count_and_sum(amounts))
     limit = limits.per_recipient
     if limit is not None and amounts and max(amounts) > limit:
         yield f"max_per_recipient: {max(amounts)} is planned for one, more than the {limit} allowed"

@@ -16,7 +16,7 @@ from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundErro
 from airflow_provider_runa.api.products import obstacles
 from airflow_provider_runa.asking import FINAL, refused
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
-from airflow_provider_runa.rendered import LEFT_OUT, RecipientsHidden, read_amount, read_estimate
+from airflow_provider_runa.rendered import LEFT_OUT, RecipientsHidden, given, read_amount, read_estimate
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -109,9 +109,9 @@ class RunaCheckProductOperator(BaseOperator):
         checks = {"face_value": face_value, "currency": currency, "country": country}
         # A check that was asked for must not be gone once its value is rendered.
         self._checked = tuple(name for name, value in checks.items() if value is not LEFT_OUT)
-        self.face_value = None if face_value is LEFT_OUT else face_value
-        self.currency = None if currency is LEFT_OUT else currency
-        self.country = None if country is LEFT_OUT else country
+        self.face_value = given(face_value)
+        self.currency = given(currency)
+        self.country = given(country)
         self.runa_conn_id = runa_conn_id
 
     def execute(self, context: Context) -> list[str]:

@@ -57,7 +57,7 @@ from airflow_provider_runa.operators.runa import INLINE_SECONDS, for_airflow, in
 from airflow_provider_runa.placement.errors import PlacementError, StatusUnreadableError, WrongAccountError
 from airflow_provider_runa.placement.identity import MAX_DESCRIPTION
 from airflow_provider_runa.placement.place import HEALABLE, Policy
-from airflow_provider_runa.rendered import LEFT_OUT, Hidden, read_amount, read_json
+from airflow_provider_runa.rendered import LEFT_OUT, Hidden, given, read_amount, read_json
 from airflow_provider_runa.triggers.runa import SETTLED, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
@@ -169,9 +169,9 @@ class RunaPayoutOperator(BaseOperator):
         self.mode = mode
         limits = {"max_total": max_total, "max_per_recipient": max_per_recipient, "max_recipients": max_recipients}
         self._limited = tuple(name for name, limit in limits.items() if limit is not LEFT_OUT)
-        self.max_total = None if max_total is LEFT_OUT else max_total
-        self.max_per_recipient = None if max_per_recipient is LEFT_OUT else max_per_recipient
-        self.max_recipients = None if max_recipients is LEFT_OUT else max_recipients
+        self.max_total = given(max_total)
+        self.max_per_recipient = given(max_per_recipient)
+        self.max_recipients = given(max_recipients)
         self.check_balance = check_balance
         self.on_partial_failure = on_partial_failure
         self.isolate_rejections = isolate_rejections
@@ -190,13 +190,13 @@ class RunaPayoutOperator(BaseOperator):
         """Plan, pay and wait."""
         try:
             with self._ledger() as ledger:
-                if self.mode != "pay":
-                    self._plan(ledger, context)
-                if self.mode == "plan":
-                    return self._tell(context, self._summary(ledger))
                 if self.mode == "pay":
                     self._plan_failed_again(ledger, context)
                     check_planned(ledger, currency=self.currency, limits=self._limits())
+                else:
+                    self._plan(ledger, context)
+                if self.mode == "plan":
+                    return self._tell(context, self._summary(ledger))
                 if self.check_balance:
                     self._check_balance(ledger)
                 processing, deadline, cause = asyncio.run(self._pay(ledger, _run_of(context)))
@@ -318,9 +318,9 @@ class RunaPayoutOperator(BaseOperator):
             self.log.info("Campaign %r: %d row(s) whose orders FAILED are ordered again.", ledger.campaign, count)
 
     def _amount(self, name: str) -> Decimal | None:
-        value = getattr(self, name)
         if name not in self._limited:
             return None
+        value = getattr(self, name)
         if value is None:
             raise InvalidOrderError(f"{name}: its value is missing; leave it out for no limit")
         return read_amount(name, value)

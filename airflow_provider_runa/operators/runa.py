@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus, check_execution_mode
+from airflow_provider_runa.asking import refused
 from airflow_provider_runa.handover import check_target, hand_over
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
 from airflow_provider_runa.lineage import lineage_of, tell_assets
@@ -27,7 +28,7 @@ from airflow_provider_runa.placement.errors import (
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
 from airflow_provider_runa.placement.ports import run_blocking
-from airflow_provider_runa.rendered import LEFT_OUT, RecipientsHidden, read_amount, read_items
+from airflow_provider_runa.rendered import LEFT_OUT, RecipientsHidden, given, read_amount, read_items
 from airflow_provider_runa.triggers.runa import SETTLED, UNREADABLE, RunaOrderTrigger, read_event
 
 if TYPE_CHECKING:
@@ -127,14 +128,14 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         self.currency = currency
         self.description = description
         self.metadata = metadata
-        self.order_key = None if order_key is LEFT_OUT else order_key
-        self.look_back = None if look_back is LEFT_OUT else look_back
+        self.order_key = given(order_key)
+        self.look_back = given(look_back)
         self.execution_mode = execution_mode
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poll_interval = in_seconds("poll_interval", poll_interval)
         self.timeout = in_seconds("timeout", timeout)
-        self.max_total = None if max_total is LEFT_OUT else max_total
+        self.max_total = given(max_total)
         self.links_to = links_to
         self.runa_conn_id = runa_conn_id
         # What was given must not be gone once it is rendered: without its value, less would be guarded than was meant.
@@ -404,8 +405,7 @@ def for_airflow(
     """
     if isinstance(error, PlacementError):
         return error if error.retryable else AirflowFailException(str(error))
-    found = str(error).rstrip(".")
-    return AirflowFailException(f"{so_far}: {found}. Mend that, then clear the task.")
+    return refused(error, so_far=so_far)
 
 
 def _text(amount: Decimal | None) -> str | None:

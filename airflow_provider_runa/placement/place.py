@@ -308,13 +308,10 @@ class _Placing:
                 return await self._try(generation, marked=True, quiet=self.policy.in_flight)
             self._raise_if_at_the_door(error)
             if self.attempt.exclusive and not self.all_accounted:
-                sighting = await self._look()  # an order whose answer was lost may be there already
-                if sighting.absent and marked:
-                    # Runa refuses before it looks at the key, so that no answer ever tells: the list has to.
-                    log.warning("Refused (%s), and not found; looking again when it must show.", error)
-                    await self.clock.sleep(self.policy.settling)
-                    sighting = await self._look()
-                    self.all_accounted = sighting.absent
+                # An order whose answer was lost may be there already. If Runa refuses the marked copy as well, it does
+                # so before it looks at the key, and no answer ever tells: then the list has to.
+                sighting = await self._look_again(self.policy.settling if marked else 0.0)
+                self.all_accounted = marked and sighting.absent
                 if sighting.order is not None:
                     return await self._adopt_found(sighting.order, sighting.generation)
             refused = OrderHeldBackError if isinstance(error, HEALABLE) else OrderRejectedError
@@ -394,16 +391,24 @@ class _Placing:
         :param quiet: how long an order that is there may still be missing from the list, in seconds.
         """
         log.warning("Searching the order list for %s: %s.", self._any_reference(), reason)
-        sighting = await self._look()
-        if sighting.absent and quiet > 0:
-            log.warning("Not found; looking again in %.0f s, when an order under way must show.", quiet)
-            await self.clock.sleep(quiet)
-            sighting = await self._look()
+        sighting = await self._look_again(quiet)
         if sighting.order is not None:
             return await self._adopt_found(sighting.order, sighting.generation)
         if not sighting.absent:
             raise InconclusiveSearchError(reason=reason, hidden=len(sighting.hidden), reference=self._any_reference())
         return max({following - 1} | sighting.failed) + 1
+
+    async def _look_again(self, quiet: float) -> Sighting:
+        """Look, and if there is nothing once more.
+
+        :param quiet: how long an order that is there may still be missing from the list, in seconds; 0: look once.
+        """
+        sighting = await self._look()
+        if sighting.absent and quiet > 0:
+            log.warning("Not found; looking again in %.0f s, when an order under way must show.", quiet)
+            await self.clock.sleep(quiet)
+            sighting = await self._look()
+        return sighting
 
     async def _look(self) -> Sighting:
         try:
