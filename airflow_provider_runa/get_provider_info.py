@@ -22,14 +22,18 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["service"],
             }
         ],
-        "hooks": [{"integration-name": "Runa", "python-modules": ["airflow_provider_runa.hooks.runa"]}],
+        "hooks": [
+            {
+                "integration-name": "Runa",
+                "python-modules": ["airflow_provider_runa.hooks.runa", "airflow_provider_runa.hooks.ledger"],
+            }
+        ],
         "operators": [
             {
                 "integration-name": "Runa",
                 "python-modules": [
                     "airflow_provider_runa.operators.runa",
                     "airflow_provider_runa.operators.payout",
-                    "airflow_provider_runa.operators.sql",
                     "airflow_provider_runa.operators.reconcile",
                     "airflow_provider_runa.operators.checks",
                 ],
@@ -47,11 +51,18 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_provider_runa.triggers.runa", "airflow_provider_runa.triggers.balance"],
             }
         ],
+        "transfers": [
+            {
+                "source-integration-name": "Common SQL",
+                "target-integration-name": "Runa",
+                "python-module": "airflow_provider_runa.transfers.sql_to_runa",
+            }
+        ],
         "task-decorators": [
             {"name": "runa_order", "class-name": "airflow_provider_runa.decorators.runa.runa_order_task"},
             {"name": "runa_payout", "class-name": "airflow_provider_runa.decorators.runa.runa_payout_task"},
         ],
-        "extra-links": ["airflow_provider_runa.links.RunaPortalLink"],
+        "extra-links": ["airflow_provider_runa.links.portal.RunaPortalLink"],
         "connection-types": [
             {
                 "connection-type": "runa",

@@ -42,8 +42,9 @@ import httpx
 
 from airflow_provider_runa.api.client import AsyncRunaClient, RunaClient
 from airflow_provider_runa.api.models import NewOrder
-from airflow_provider_runa.campaign.ledger import OPEN, Ledger, create, open_engine
-from airflow_provider_runa.campaign.pay import CONCURRENCY, pay
+from airflow_provider_runa.campaign.concurrency import CONCURRENCY
+from airflow_provider_runa.campaign.ledger import BatchState, Ledger, create, open_engine
+from airflow_provider_runa.campaign.pay import pay
 from airflow_provider_runa.campaign.plan import Limits, plan
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
@@ -90,7 +91,7 @@ def prepare(sandbox: RunningSandbox, count: int, folder: Path) -> Iterator[Prepa
                 now=datetime.now(UTC),
             )
         prepared = Prepared(ledger)
-        for batch in ledger.batches(OPEN):
+        for batch in ledger.batches(BatchState.OPEN):
             identity = ledger.identity(batch.id)
             order = identity.seal(ledger.order(batch), 0)
             prepared.orders.append((identity.idempotency_key(0), order))
@@ -148,11 +149,10 @@ async def client(sandbox: RunningSandbox, prepared: Prepared) -> None:
 
 async def campaign(sandbox: RunningSandbox, prepared: Prepared) -> None:
     """Pay a campaign that is planned."""
-    from airflow_provider_runa.operators._ports import AsyncClock
-    from airflow_provider_runa.operators.payout import _SendingOnce
+    from airflow_provider_runa.operators._placement_ports import AsyncClock, AsyncOrderClient
 
     async with AsyncRunaClient(sandbox.api_key, base_url=sandbox.url, orders_per_minute=UNLIMITED) as runa:
-        paid = await pay(prepared.ledger, owner="bench", client=_SendingOnce(runa), clock=AsyncClock())
+        paid = await pay(prepared.ledger, owner="bench", client=AsyncOrderClient(runa), clock=AsyncClock())
     if paid.placed != len(prepared.orders):
         raise RuntimeError(f"pay: {paid}")
 

@@ -57,7 +57,7 @@ def run_side(side: str, url: str, api_key: str, folder: Path) -> dict[str, Any]:
     """Pay all rows of the source; return peak and duration."""
     import httpx
 
-    from airflow_provider_runa.operators.sql import SqlToRunaOperator
+    from airflow_provider_runa.transfers.sql_to_runa import SqlToRunaOperator
     from tests.support.airflow import task_context
 
     before, began = peak(), time.perf_counter()

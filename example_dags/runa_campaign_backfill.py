@@ -9,7 +9,7 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import DAG
 
-from airflow_provider_runa.operators.sql import SqlToRunaOperator
+from airflow_provider_runa.transfers.sql_to_runa import SqlToRunaOperator
 
 with DAG(
     dag_id="runa_campaign_backfill",

@@ -7,7 +7,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG
 
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
-from airflow_provider_runa.operators.sql import SqlToRunaOperator
+from airflow_provider_runa.transfers.sql_to_runa import SqlToRunaOperator
 
 CAMPAIGN = {"campaign": "winback/{{ run_id }}", "currency": "USD", "ledger_conn_id": "ledger"}
 

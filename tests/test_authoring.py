@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.mark.parametrize("block", range(len(BLOCKS)))
 def test_each_snippet_is_a_dag(block: int) -> None:
-    if "airflow_provider_runa.retries" in BLOCKS[block]:
+    if "airflow_provider_runa.retry_policy" in BLOCKS[block]:
         pytest.importorskip("airflow.sdk.definitions.retry_policy", reason="Airflow before 3.3 has no retry policies")
     with DAG("rewards", schedule=None) as dag:
         exec(BLOCKS[block], {"look_up": str})

@@ -27,7 +27,7 @@ import tenacity
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from airflow_provider_runa import __version__
-from airflow_provider_runa.api.errors import RunaApiError, RunaConnectionError, RunaError, error_of, redact
+from airflow_provider_runa.api.errors import RunaApiError, RunaConnectionError, RunaError, parse_error, redact
 from airflow_provider_runa.api.models import (
     Balance,
     Estimate,
@@ -39,7 +39,7 @@ from airflow_provider_runa.api.models import (
     ProductPage,
     check_execution_mode,
 )
-from airflow_provider_runa.api.retries import is_outcome_unknown, pause_before_retry
+from airflow_provider_runa.api.retry import is_outcome_unknown, pause_before_retry
 
 #: How often a request is sent at most.
 ATTEMPTS = 5
@@ -57,7 +57,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 @dataclass(frozen=True)
-class _Request:
+class _HttpRequest:
     """One request, as both clients send it."""
 
     method: str
@@ -69,27 +69,27 @@ class _Request:
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
 
-def _get(path: str, *params: tuple[str, str | None]) -> _Request:
-    return _Request("GET", path, tuple((name, value) for name, value in params if value is not None))
+def _get(path: str, *params: tuple[str, str | None]) -> _HttpRequest:
+    return _HttpRequest("GET", path, tuple((name, value) for name, value in params if value is not None))
 
 
-def _post_order(order: NewOrder, idempotency_key: str, execution_mode: str) -> _Request:
+def _post_order(order: NewOrder, idempotency_key: str, execution_mode: str) -> _HttpRequest:
     check_execution_mode(order, execution_mode)
     headers = {
         "Content-Type": "application/json",
         "X-Idempotency-Key": idempotency_key,
         "X-Execution-Mode": execution_mode,
     }
-    return _Request("POST", "/order", headers=headers, content=order.body(), secrets=order.recipients())
+    return _HttpRequest("POST", "/order", headers=headers, content=order.body(), secrets=order.recipients())
 
 
-def _post_estimate(request: EstimateRequest) -> _Request:
-    return _Request("POST", "/order/estimate", headers={"Content-Type": "application/json"}, content=request.body())
+def _post_estimate(request: EstimateRequest) -> _HttpRequest:
+    return _HttpRequest("POST", "/order/estimate", headers={"Content-Type": "application/json"}, content=request.body())
 
 
 def _list_products(
     is_orderable: bool | None, countries: Sequence[str], categories: Sequence[str], after: str | None
-) -> _Request:
+) -> _HttpRequest:
     return _get(
         "/product",
         ("limit", str(PAGE_SIZE)),
@@ -104,7 +104,7 @@ def _list_products(
 # neither payout links nor recipients.
 
 
-def _read(request: _Request, response: httpx.Response, api_key: SecretStr) -> Any:
+def _read(request: _HttpRequest, response: httpx.Response, api_key: SecretStr) -> Any:
     """Return what an answer says, as JSON values with ``Decimal`` numbers.
 
     :raises RunaApiError: if it is an error.
@@ -123,16 +123,16 @@ def _read(request: _Request, response: httpx.Response, api_key: SecretStr) -> An
     if response.is_redirect:
         error = RunaApiError(response.status_code, message="a redirect, which is not followed; is the base URL right?")
     else:
-        error = error_of(response.status_code, body, (api_key.get_secret_value(), *request.secrets))
+        error = parse_error(response.status_code, body, (api_key.get_secret_value(), *request.secrets))
     del body
     raise error
 
 
-def _name(request: _Request) -> str:
+def _name(request: _HttpRequest) -> str:
     return f"{request.method} {request.path}"
 
 
-def _as(model: type[M], request: _Request, body: Any) -> M:
+def _parse_model(model: type[M], request: _HttpRequest, body: Any) -> M:
     """Read a body as a model."""
     try:
         return model.model_validate(body)
@@ -142,7 +142,7 @@ def _as(model: type[M], request: _Request, body: Any) -> M:
     raise RunaConnectionError(f"{_name(request)}: the answer is not what was expected (at: {where})")
 
 
-def _names(request: _Request, body: Any, field_name: str, inner: str | None = None) -> list[str]:
+def _names(request: _HttpRequest, body: Any, field_name: str, inner: str | None = None) -> list[str]:
     """Read a body that holds a list of names."""
     try:
         return [str(row if inner is None else row[inner]) for row in body[field_name]]
@@ -150,14 +150,14 @@ def _names(request: _Request, body: Any, field_name: str, inner: str | None = No
         raise RunaConnectionError(f"{_name(request)}: the answer has no {field_name}") from None
 
 
-def _balances(request: _Request, body: Any) -> list[Balance]:
+def _balances(request: _HttpRequest, body: Any) -> list[Balance]:
     try:
         return TypeAdapter(list[Balance]).validate_python(body)
     except ValidationError:
         raise RunaConnectionError(f"{_name(request)}: the answer is not a list of balances") from None
 
 
-def _next_cursor(request: _Request, page: OrderPage | ProductPage, after: str | None) -> str | None:
+def _next_cursor(request: _HttpRequest, page: OrderPage | ProductPage, after: str | None) -> str | None:
     """Return where the next page begins, ``None`` at the end.
 
     :raises RunaConnectionError: if the cursor stands still: rows that are not seen must not count as absent.
@@ -168,7 +168,7 @@ def _next_cursor(request: _Request, page: OrderPage | ProductPage, after: str | 
     return cursor
 
 
-class _Pace:
+class RateLimiter:
     """Keeps to a number of requests in any 60 seconds. Callers wait outside, so that both clients can use it."""
 
     def __init__(self, per_minute: int, monotonic: Callable[[], float]) -> None:
@@ -188,7 +188,7 @@ class _Pace:
             return at - now
 
 
-class _Base:
+class _ClientBase:
     """What both clients have in common: settings, headers, and when to ask again. Parameters: see the clients."""
 
     def __init__(
@@ -203,7 +203,7 @@ class _Base:
         rng: random.Random | None = None,
     ) -> None:
         self._api_key = SecretStr(api_key)
-        self._pace = _Pace(orders_per_minute, monotonic)
+        self._rate_limiter = RateLimiter(orders_per_minute, monotonic)
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._http_options: dict[str, Any] = {
             "base_url": base_url.rstrip("/"),
@@ -234,7 +234,7 @@ class _Base:
         return pause_before_retry(state.attempt_number, error, self._rng) if isinstance(error, RunaError) else 0.0
 
     @staticmethod
-    def _no_answer(request: _Request, error: httpx.HTTPError | httpx.InvalidURL) -> RunaConnectionError:
+    def _no_answer(request: _HttpRequest, error: httpx.HTTPError | httpx.InvalidURL) -> RunaConnectionError:
         # Not chained: httpx's exceptions hold the request, and with it the API key and the recipients.
         reason = type(error).__name__
         if isinstance(error, httpx.ConnectError):  # no request was made yet, and the text tells the cause
@@ -242,7 +242,7 @@ class _Base:
         return RunaConnectionError(f"{_name(request)}: no usable answer ({reason})")
 
 
-class RunaClient(_Base):
+class RunaClient(_ClientBase):
     """Runa's endpoints for synchronous code. Safe to share between threads; close it, or use it in a ``with``.
 
     :param api_key: the API key.
@@ -280,11 +280,11 @@ class RunaClient(_Base):
     ) -> None:
         self.close()
 
-    def _send(self, request: _Request, *, retry: bool = True) -> Any:
+    def _send(self, request: _HttpRequest, *, retry: bool = True) -> Any:
         return tenacity.Retrying(sleep=self._sleep, **self._retrying(retry))(self._once, request)
 
-    def _once(self, request: _Request) -> Any:
-        if request.path == "/order" and request.method == "POST" and (pause := self._pace.reserve()) > 0:
+    def _once(self, request: _HttpRequest) -> Any:
+        if request.path == "/order" and request.method == "POST" and (pause := self._rate_limiter.reserve()) > 0:
             self._sleep(pause)
         failure: RunaConnectionError
         try:
@@ -319,7 +319,7 @@ class RunaClient(_Base):
         :raises RunaError: if it was refused, or the outcome is unknown at the end (see ``is_outcome_unknown``).
         """
         request = _post_order(order, idempotency_key, execution_mode)
-        return _as(Order, request, self._send(request, retry=retry))
+        return _parse_model(Order, request, self._send(request, retry=retry))
 
     def get_order(self, order_id: str) -> Order:
         """Fetch an order (``GET /order/{id}``).
@@ -328,14 +328,14 @@ class RunaClient(_Base):
         :raises RunaNotFoundError: if the account has no such order.
         """
         request = _get(f"/order/{quote(order_id, safe='')}")
-        return _as(Order, request, self._send(request))
+        return _parse_model(Order, request, self._send(request))
 
     def list_orders(self) -> Iterator[Order]:
         """Iterate over all orders of the account, page by page (``GET /order``)."""
         after: str | None = None
         while True:
             request = _get("/order", ("limit", str(PAGE_SIZE)), ("after", after))
-            page = _as(OrderPage, request, self._send(request))
+            page = _parse_model(OrderPage, request, self._send(request))
             yield from page.items
             if not page.items or (after := _next_cursor(request, page, after)) is None:
                 return
@@ -346,7 +346,7 @@ class RunaClient(_Base):
         :param request: what to estimate.
         """
         post = _post_estimate(request)
-        return _as(Estimate, post, self._send(post))
+        return _parse_model(Estimate, post, self._send(post))
 
     def get_balance(self, currency: str) -> Balance:
         """Fetch the balance of one currency (``GET /balance?currency=``).
@@ -354,7 +354,7 @@ class RunaClient(_Base):
         :param currency: ISO 4217 code.
         """
         request = _get("/balance", ("currency", currency))
-        return _as(Balance, request, self._send(request))
+        return _parse_model(Balance, request, self._send(request))
 
     def get_balances(self) -> list[Balance]:
         """Fetch all balances above zero (``GET /balance``)."""
@@ -373,7 +373,7 @@ class RunaClient(_Base):
         after: str | None = None
         while True:
             request = _list_products(is_orderable, countries, categories, after)
-            page = _as(ProductPage, request, self._send(request))
+            page = _parse_model(ProductPage, request, self._send(request))
             yield from page.catalog
             if not page.catalog or (after := _next_cursor(request, page, after)) is None:
                 return
@@ -384,7 +384,7 @@ class RunaClient(_Base):
         :param code: code of the product.
         """
         request = _get(f"/product/{quote(code, safe='')}")
-        return _as(Product, request, self._send(request))
+        return _parse_model(Product, request, self._send(request))
 
     def list_countries(self) -> list[str]:
         """Fetch the countries that have products (``GET /product/countries``)."""
@@ -397,7 +397,7 @@ class RunaClient(_Base):
         return _names(request, self._send(request), "categories", "code")
 
 
-class AsyncRunaClient(_Base):
+class AsyncRunaClient(_ClientBase):
     """Runa's endpoints for asynchronous code, with the names of :class:`RunaClient`; use it in an ``async with``.
 
     :param api_key: the API key.
@@ -435,11 +435,11 @@ class AsyncRunaClient(_Base):
     ) -> None:
         await self.aclose()
 
-    async def _send(self, request: _Request, *, retry: bool = True) -> Any:
+    async def _send(self, request: _HttpRequest, *, retry: bool = True) -> Any:
         return await tenacity.AsyncRetrying(sleep=self._sleep, **self._retrying(retry))(self._once, request)
 
-    async def _once(self, request: _Request) -> Any:
-        if request.path == "/order" and request.method == "POST" and (pause := self._pace.reserve()) > 0:
+    async def _once(self, request: _HttpRequest) -> Any:
+        if request.path == "/order" and request.method == "POST" and (pause := self._rate_limiter.reserve()) > 0:
             await self._sleep(pause)
         failure: RunaConnectionError
         try:
@@ -461,19 +461,19 @@ class AsyncRunaClient(_Base):
     ) -> Order:
         """Do what :meth:`RunaClient.create_order` does."""
         request = _post_order(order, idempotency_key, execution_mode)
-        return _as(Order, request, await self._send(request, retry=retry))
+        return _parse_model(Order, request, await self._send(request, retry=retry))
 
     async def get_order(self, order_id: str) -> Order:
         """Do what :meth:`RunaClient.get_order` does."""
         request = _get(f"/order/{quote(order_id, safe='')}")
-        return _as(Order, request, await self._send(request))
+        return _parse_model(Order, request, await self._send(request))
 
     async def list_orders(self) -> AsyncGenerator[Order, None]:
         """Do what :meth:`RunaClient.list_orders` does."""
         after: str | None = None
         while True:
             request = _get("/order", ("limit", str(PAGE_SIZE)), ("after", after))
-            page = _as(OrderPage, request, await self._send(request))
+            page = _parse_model(OrderPage, request, await self._send(request))
             for order in page.items:
                 yield order
             if not page.items or (after := _next_cursor(request, page, after)) is None:
@@ -482,12 +482,12 @@ class AsyncRunaClient(_Base):
     async def estimate_order(self, request: EstimateRequest) -> Estimate:
         """Do what :meth:`RunaClient.estimate_order` does."""
         post = _post_estimate(request)
-        return _as(Estimate, post, await self._send(post))
+        return _parse_model(Estimate, post, await self._send(post))
 
     async def get_balance(self, currency: str) -> Balance:
         """Do what :meth:`RunaClient.get_balance` does."""
         request = _get("/balance", ("currency", currency))
-        return _as(Balance, request, await self._send(request))
+        return _parse_model(Balance, request, await self._send(request))
 
     async def get_balances(self) -> list[Balance]:
         """Do what :meth:`RunaClient.get_balances` does."""
@@ -501,7 +501,7 @@ class AsyncRunaClient(_Base):
         after: str | None = None
         while True:
             request = _list_products(is_orderable, countries, categories, after)
-            page = _as(ProductPage, request, await self._send(request))
+            page = _parse_model(ProductPage, request, await self._send(request))
             for product in page.catalog:
                 yield product
             if not page.catalog or (after := _next_cursor(request, page, after)) is None:
@@ -510,7 +510,7 @@ class AsyncRunaClient(_Base):
     async def get_product(self, code: str) -> Product:
         """Do what :meth:`RunaClient.get_product` does."""
         request = _get(f"/product/{quote(code, safe='')}")
-        return _as(Product, request, await self._send(request))
+        return _parse_model(Product, request, await self._send(request))
 
     async def list_countries(self) -> list[str]:
         """Do what :meth:`RunaClient.list_countries` does."""

@@ -31,6 +31,10 @@ class RunaError(Exception):
     """Something went wrong with Runa."""
 
 
+class RunaConfigurationError(RunaError, ValueError):
+    """The connection to Runa cannot be used, and nothing was sent. One line that says what to change."""
+
+
 class InvalidOrderError(RunaError, ValueError):
     """The order is wrong, and nothing was sent. One line that names the field and the item's index."""
 
@@ -216,7 +220,7 @@ _BY_STATUS: dict[int, type[RunaApiError]] = {
 }
 
 
-def error_of(status: int, body: Any, secrets: Iterable[str] = ()) -> RunaApiError:
+def parse_error(status: int, body: Any, secrets: Iterable[str] = ()) -> RunaApiError:
     """Return the error that an answer stands for.
 
     :param status: HTTP status, anything but 2xx.

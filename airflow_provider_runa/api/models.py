@@ -74,11 +74,11 @@ Currency = Annotated[str, AfterValidator(_currency)]
 Code = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 
-class _Request(BaseModel):
+class _RequestModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
-class EmailDistribution(_Request):
+class EmailDistribution(_RequestModel):
     """Runa sends the payout link to the recipient by e-mail.
 
     :param email_address: the recipient's address.
@@ -92,7 +92,7 @@ class EmailDistribution(_Request):
     _check = field_validator("email_address")(_email)
 
 
-class LinkDistribution(_Request):
+class LinkDistribution(_RequestModel):
     """The payout link is handed to the account, which sends it itself.
 
     :param template_id: redemption template (``DT-…``), the look of the page behind the link.
@@ -102,7 +102,7 @@ class LinkDistribution(_Request):
     template_id: Code | None = None
 
 
-class RecipientDistribution(_Request):
+class RecipientDistribution(_RequestModel):
     """Runa pays a known recipient (payment products only).
 
     :param recipient_reference: the account's own name of the recipient: at most 255 of ``A-Za-z0-9-_@.``.
@@ -118,7 +118,7 @@ class RecipientDistribution(_Request):
     _check = field_validator("email_address")(_email)
 
 
-class UsageConfig(_Request):
+class UsageConfig(_RequestModel):
     """How a prepaid card may be used.
 
     :param spend_rules_template_id: template of merchant rules, ``PSR-`` and 26 letters and digits.
@@ -127,7 +127,7 @@ class UsageConfig(_Request):
     spend_rules_template_id: str | None = Field(None, pattern=r"^PSR-[0-9A-HJKMNP-TV-Z]{26}$")
 
 
-class SingleProduct(_Request):
+class SingleProduct(_RequestModel):
     """One product.
 
     :param value: its code, e.g. ``AMZ-US``.
@@ -139,7 +139,7 @@ class SingleProduct(_Request):
     usage_config: UsageConfig | None = None
 
 
-class MultipleProduct(_Request):
+class MultipleProduct(_RequestModel):
     """Several products, among which the recipient splits the value.
 
     :param values: two or more codes, each once, all of one currency.
@@ -156,7 +156,7 @@ class MultipleProduct(_Request):
         return values
 
 
-class TemplateProduct(_Request):
+class TemplateProduct(_RequestModel):
     """A selection of products that was set up in Runa's portal.
 
     :param template_id: payout selection template, ``PT-…``.
@@ -173,7 +173,7 @@ Distribution = Annotated[
 Products = Annotated[SingleProduct | MultipleProduct | TemplateProduct, Field(discriminator="type")]
 
 
-class PaymentMethod(_Request):
+class PaymentMethod(_RequestModel):
     """The account balance that pays.
 
     :param currency: ISO 4217 code, three capital letters.
@@ -183,7 +183,7 @@ class PaymentMethod(_Request):
     currency: Currency
 
 
-class NewOrderItem(_Request):
+class NewOrderItem(_RequestModel):
     """One payout.
 
     :param face_value: what the recipient gets, in the currency of the products: 0.01 or more, at most 2 decimals; a
@@ -212,7 +212,7 @@ class NewOrderItem(_Request):
         return _build(cls, **values)
 
 
-class NewOrder(_Request):
+class NewOrder(_RequestModel):
     """An order to place. Build one from plain values with :meth:`build`.
 
     :param payment_method: the balance that pays.
@@ -285,7 +285,7 @@ class NewOrder(_Request):
         return _canonical(self)
 
 
-class EstimateItem(_Request):
+class EstimateItem(_RequestModel):
     """A payout to estimate.
 
     :param face_value: see :class:`NewOrderItem`.
@@ -296,7 +296,7 @@ class EstimateItem(_Request):
     products: Annotated[SingleProduct | MultipleProduct, Field(discriminator="type")]
 
 
-class EstimateRequest(_Request):
+class EstimateRequest(_RequestModel):
     """What to estimate.
 
     :param payment_method: the balance that would pay.
@@ -408,7 +408,7 @@ def _number(amount: Decimal) -> int | float:
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
-class _Answer(BaseModel):
+class _ResponseModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
 
 
@@ -423,8 +423,16 @@ class OrderStatus(StrEnum):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
 
+    @classmethod
+    def is_final(cls, status: str) -> bool:
+        """Return whether an order in this status never changes again: it is COMPLETED or FAILED.
 
-class PlacedDistribution(_Answer):
+        :param status: the status, as text. One that Runa adds later is not final.
+        """
+        return status in (cls.COMPLETED, cls.FAILED)
+
+
+class PlacedDistribution(_ResponseModel):
     """How a recipient gets a payout, as an answer tells it; of whatever type."""
 
     type: str
@@ -433,7 +441,7 @@ class PlacedDistribution(_Answer):
     template_id: str | None = None
 
 
-class PlacedProducts(_Answer):
+class PlacedProducts(_ResponseModel):
     """What a payout can be spent on, as an answer tells it: SINGLE, MULTIPLE, TEMPLATE, UNKNOWN or a type to come.
 
     :param value: code of the product (SINGLE).
@@ -448,13 +456,13 @@ class PlacedProducts(_Answer):
     usage_config: PlacedUsageConfig | None = None
 
 
-class PlacedUsageConfig(_Answer):
+class PlacedUsageConfig(_ResponseModel):
     """How a prepaid card may be used."""
 
     spend_rules_template_id: str | None = None
 
 
-class Payout(_Answer):
+class Payout(_ResponseModel):
     """A payout link. Whoever holds the link can spend it.
 
     :param status: ACTIVE, CLAIMED, CANCELLED, EXPIRED, or one to come.
@@ -469,7 +477,7 @@ class Payout(_Answer):
     expiry_date: datetime | None = None
 
 
-class OrderItem(_Answer):
+class OrderItem(_ResponseModel):
     """One payout of an order that is settled."""
 
     id: str
@@ -481,14 +489,14 @@ class OrderItem(_Answer):
     payout: Payout | None = None
 
 
-class Fee(_Answer):
+class Fee(_ResponseModel):
     """The fee of a currency conversion."""
 
     value: Decimal
     currency: str
 
 
-class ForeignExchange(_Answer):
+class ForeignExchange(_ResponseModel):
     """A currency conversion.
 
     :param rate: rate between the payout's currency and the payment's.
@@ -501,7 +509,7 @@ class ForeignExchange(_Answer):
     fee: Fee
 
 
-class TransactionDetail(_Answer):
+class TransactionDetail(_ResponseModel):
     """What was bought in one currency.
 
     :param value: the total.
@@ -512,14 +520,14 @@ class TransactionDetail(_Answer):
     fx: ForeignExchange | None = None
 
 
-class PlacedPaymentMethod(_Answer):
+class PlacedPaymentMethod(_ResponseModel):
     """The balance that paid."""
 
     type: str
     currency: str | None = None
 
 
-class Order(_Answer):
+class Order(_ResponseModel):
     """An order, in whichever detail an answer tells it.
 
     While it is PROCESSING only ``id``, ``status`` and ``message`` are known. Rows of the order list have neither
@@ -541,7 +549,7 @@ class Order(_Answer):
     metadata: dict[str, str] | None = None
 
 
-class EstimatedItem(_Answer):
+class EstimatedItem(_ResponseModel):
     """What one payout would cost."""
 
     products: PlacedProducts
@@ -551,7 +559,7 @@ class EstimatedItem(_Answer):
     currency: str | None = None
 
 
-class Estimate(_Answer):
+class Estimate(_ResponseModel):
     """What an order would cost."""
 
     payment_method: PlacedPaymentMethod
@@ -562,14 +570,14 @@ class Estimate(_Answer):
     transaction_detail: dict[str, TransactionDetail] | None = None
 
 
-class Balance(_Answer):
+class Balance(_ResponseModel):
     """The balance of one currency."""
 
     currency: str
     balance: Decimal
 
 
-class Denominations(_Answer):
+class Denominations(_ResponseModel):
     """Which face values a product has.
 
     :param type: ``open`` (anything between minimum and maximum) or ``fixed`` (those in the list).
@@ -581,14 +589,14 @@ class Denominations(_Answer):
     available_list: tuple[Decimal, ...] | None = None
 
 
-class PayoutType(_Answer):
+class PayoutType(_ResponseModel):
     """Details of a product that depend on its payout type."""
 
     denominations: Denominations | None = None
     subscription_plans: tuple[SubscriptionPlan, ...] | None = None
 
 
-class SubscriptionPlan(_Answer):
+class SubscriptionPlan(_ResponseModel):
     """A plan of a subscription; its code is what is ordered."""
 
     subscription_plan_code: str | None = None
@@ -598,7 +606,7 @@ class SubscriptionPlan(_Answer):
     price: Decimal | None = None
 
 
-class Product(_Answer):
+class Product(_ResponseModel):
     """A product of the catalogue.
 
     :param payout_type: ``gift_card``, ``subscription``, ``payment`` or one to come; it names the field with details.
@@ -620,27 +628,27 @@ class Product(_Answer):
     payment: PayoutType | None = None
 
 
-class Cursors(_Answer):
+class Cursors(_ResponseModel):
     """Where the next and the previous page begin."""
 
     after: str | None = None
     before: str | None = None
 
 
-class Pagination(_Answer):
+class Pagination(_ResponseModel):
     """What a page says of its neighbours."""
 
     cursors: Cursors = Cursors.model_construct()
 
 
-class OrderPage(_Answer):
+class OrderPage(_ResponseModel):
     """A page of the order list."""
 
     items: tuple[Order, ...] = ()
     pagination: Pagination | None = None
 
 
-class ProductPage(_Answer):
+class ProductPage(_ResponseModel):
     """A page of the catalogue."""
 
     catalog: tuple[Product, ...] = ()

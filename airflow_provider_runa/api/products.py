@@ -8,7 +8,7 @@ from decimal import Decimal
 from airflow_provider_runa.api.models import Denominations, PayoutType, Product
 
 
-def obstacles(
+def order_blockers(
     product: Product,
     *,
     face_values: Iterable[Decimal] = (),

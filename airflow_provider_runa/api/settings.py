@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from airflow_provider_runa.api.errors import RunaConfigurationError
+
 DEFAULT_CONN_ID = "runa_default"
 DEFAULT_API_VERSION = "2024-02-05"
 DEFAULT_TIMEOUT = 30.0
@@ -25,10 +27,6 @@ _ENVIRONMENTS = {"wg": PRODUCTION, "xx": PLAYGROUND}
 
 # Scheme -> its usual port.
 _PORTS = {"https": 443, "http": 80}
-
-
-class RunaConnectionSettingsError(ValueError):
-    """The connection cannot be used; the message says what to change. Nothing was sent."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class RunaSettings:
         """Read and check an Airflow connection.
 
         :param connection: the Airflow connection.
-        :raises RunaConnectionSettingsError: if it cannot be used.
+        :raises RunaConfigurationError: if it cannot be used.
         """
         return cls.read(
             f"Connection {connection.conn_id!r}",
@@ -84,7 +82,7 @@ class RunaSettings:
         :param schema: ``http`` or ``https``, if the host does not say (default ``https``).
         :param port: port, if the host does not say.
         :param extra: further settings, as a JSON object.
-        :raises RunaConnectionSettingsError: if it cannot be used.
+        :raises RunaConfigurationError: if it cannot be used.
         """
         try:
             api_key = _checked(api_key)
@@ -97,7 +95,7 @@ class RunaSettings:
                 orders_per_minute=_positive(settings, "orders_per_minute", int, DEFAULT_ORDERS_PER_MINUTE),
             )
         except ValueError as error:
-            raise RunaConnectionSettingsError(f"{source}: {error}") from None
+            raise RunaConfigurationError(f"{source}: {error}") from None
 
     def client_arguments(self) -> dict[str, Any]:
         """Return what a client is made with."""

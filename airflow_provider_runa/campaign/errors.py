@@ -1,6 +1,6 @@
-"""How a campaign can end unfinished, in words for a person at three in the morning.
+"""How a campaign can end unfinished. Each error is written for a person at three in the morning.
 
-Like the errors of ``placement``: each says what happened to the money, what the task does next and what to do.
+Like the errors of ``placement``, each has three lines: what happened to the money, what happens next, what to do.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from airflow_provider_runa.placement.errors import PlacementError
 
 
 class InvalidCampaignError(InvalidOrderError):
-    """The rows cannot be paid as they are. Nothing of them was written into the ledger, and nothing was sent."""
+    """The rows cannot be paid as they are. None of them was written to the ledger, and nothing was sent."""
 
 
 class LedgerVersionError(PlacementError):
     """The ledger belongs to another release of the provider."""
 
     retryable = False
-    money = "Nothing was sent: the ledger's tables have version {found}, this release of the provider takes {wanted}."
+    money = "Nothing was sent: the ledger's tables have version {found}, and this release needs version {wanted}."
     next = "The task fails without further retries."
-    todo = "Install the release that made the ledger, or bring the ledger along as the changelog says; clear the task."
+    todo = "Install the release that made the ledger, or migrate the ledger (see the changelog), then clear the task."
 
 
 class BalanceTooLowError(PlacementError):
@@ -28,70 +28,72 @@ class BalanceTooLowError(PlacementError):
     retryable = True
     money = (
         "Nothing was sent in this attempt: {count} payout(s) of {total} {currency} are to be paid, and the balance is "
-        "{balance}."
+        "{balance} {currency}."
     )
-    next = "The next retry looks at the balance again."
-    todo = "Top up the balance; if no retry is left, clear the task."
+    next = "The next retry reads the balance again."
+    todo = "Top up the balance. If no retry is left, clear the task."
 
 
 class CampaignUnfinishedError(PlacementError):
-    """Some orders could not be placed, or their outcome is unknown; the others were."""
+    """Some orders could not be placed, or their outcome is unknown. The others were placed."""
 
     retryable = True
     money = "Campaign {campaign!r}: {counts}. {unplaced} order(s) are not placed, or not known to be ({reason})."
-    next = "The next retry goes on with those orders alone, and pays nobody twice."
+    next = "The next retry continues with these orders only, and pays nobody twice."
     todo = "If no retry is left, clear the task."
 
 
 class CampaignFailedError(PlacementError):
-    """Orders ended FAILED; they paid nobody."""
+    """Orders ended FAILED. They paid nobody."""
 
     retryable = True
-    money = "Campaign {campaign!r}: {counts}. The failed ones were paid nothing: Runa could not complete their orders."
+    money = "Campaign {campaign!r}: {counts}. The failed rows were not paid: Runa could not complete their orders."
     next = (
-        'The next retry orders again for those of them that its input has (in mode "pay": whose orders it had placed), '
-        "and for nobody else."
+        "The next retry orders again for the failed rows that are in its input "
+        '(in mode "pay": whose orders this task placed), and for nobody else.'
     )
     todo = (
-        "If no retry is left, clear the task, and for rows that another run has planned that run's; if they keep "
-        "failing, ask Runa's support."
+        "If no retry is left, clear the task; for rows that another run planned, clear that run's task. If they fail "
+        "again, ask Runa's support."
     )
 
 
 class CampaignRejectedError(PlacementError):
-    """Runa refused orders for a reason that no retry heals."""
+    """Runa rejected orders, and no retry changes that."""
 
     retryable = False
-    money = "Campaign {campaign!r}: {counts}. The rejected ones were paid nothing ({reason})."
-    next = "The task fails without further retries, because they would be refused as well."
-    todo = "Mend their rows (the ledger says which), then clear the task that planned them: it plans for them alone."
+    money = "Campaign {campaign!r}: {counts}. The rejected rows were not paid ({reason})."
+    next = "The task fails without further retries, because Runa would reject them too."
+    todo = "Fix the rejected rows (the ledger lists them), then clear the task that planned them: it plans only those."
 
 
 class CampaignStillProcessingError(PlacementError):
-    """Everything was placed, and some orders are not done within the time that the task waits."""
+    """All orders were placed, and some are not done within the time that the task waits."""
 
     retryable = True
-    money = "Campaign {campaign!r}: {counts}. Everything was sent; {orders} order(s) are still PROCESSING at Runa."
-    next = "The next retry goes on waiting and sends nothing."
-    todo = "If no retry is left, clear the task; raise its timeout if orders take that long."
+    money = "Campaign {campaign!r}: {counts}. Everything was sent, and {orders} order(s) are still PROCESSING at Runa."
+    next = "The next retry continues to wait and sends nothing."
+    todo = "If no retry is left, clear the task. If orders take that long, raise its timeout."
 
 
 class OrderNotInLedgerError(PlacementError):
-    """After a deferral, the ledger does not know an order that the task has placed."""
+    """After a deferral, the ledger does not know an order that the task placed."""
 
     retryable = False
-    money = "Order {order_id} was placed by this task and goes on, and the ledger has no such order in {campaign!r}."
+    money = "Order {order_id} was placed by this task and continues, but the ledger of {campaign!r} does not have it."
     next = "The task fails without further retries."
     todo = (
-        "campaign, ledger_conn_id or runa_conn_id name something else than when the task was deferred: set them right, "
-        "then clear the task."
+        "campaign, ledger_conn_id or runa_conn_id changed while the task was deferred. Restore them, then clear the "
+        "task."
     )
 
 
 class LedgerDiffersError(PlacementError):
-    """The ledger and Runa do not say the same of who was paid."""
+    """The ledger and Runa disagree on who was paid."""
 
     retryable = False
     money = "The ledger and Runa differ for {what}: {counts}."
-    next = "Nothing was sent or changed, and the task fails without further retries."
-    todo = "See which in the log, or with recipients by python -m airflow_provider_runa.reconcile; then clear the task."
+    next = "Nothing was sent or changed. The task fails without further retries."
+    todo = (
+        "The log lists the differences; runa-reconcile lists them with recipients. Resolve them, then clear the task."
+    )

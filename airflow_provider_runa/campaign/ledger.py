@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,29 @@ VERSION = 1
 #: How long a batch belongs to the run that took it; the same run takes it again at once.
 LEASE = timedelta(minutes=3)
 
-PLANNED, SENT, PAID, FAILED, REJECTED = "planned", "sent", "paid", "failed", "rejected"
-OPEN, PLACED, COMPLETED = "open", "placed", "completed"  # further states of batches
+
+class RowState(StrEnum):
+    """State of a row; see the table at the head of this file."""
+
+    PLANNED = "planned"
+    SENT = "sent"
+    PAID = "paid"
+    FAILED = "failed"
+    REJECTED = "rejected"
+
+
+class BatchState(StrEnum):
+    """State of a batch.
+
+    OPEN: its order is not placed, or not known to be. PLACED: Runa accepted the order. COMPLETED, FAILED: the order
+    ended so. REJECTED: Runa rejected the order and paid nobody.
+    """
+
+    OPEN = "open"
+    PLACED = "placed"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REJECTED = "rejected"
 
 
 class _Money(sa.types.TypeDecorator[Decimal]):
@@ -63,6 +85,26 @@ class _Money(sa.types.TypeDecorator[Decimal]):
 
     def process_result_value(self, value: Any, dialect: Any) -> Decimal | None:
         return None if value is None else Decimal(value)
+
+
+class _State(sa.types.TypeDecorator[StrEnum]):
+    """A state, as its text.
+
+    :param states: the states that there are.
+    """
+
+    impl = sa.String(10)
+    cache_ok = True
+
+    def __init__(self, states: type[StrEnum]) -> None:
+        super().__init__()
+        self.states = states
+
+    def process_bind_param(self, value: StrEnum | None, dialect: Any) -> str | None:
+        return None if value is None else self.states(value).value
+
+    def process_result_value(self, value: str | None, dialect: Any) -> StrEnum | None:
+        return None if value is None else self.states(value)
 
 
 class _Moment(sa.types.TypeDecorator[datetime]):
@@ -107,7 +149,7 @@ _batches = sa.Table(
     sa.Column("plan_id", sa.String(36), sa.ForeignKey("runa_plan.id"), nullable=False),
     sa.Column("currency", sa.String(3), nullable=False),
     sa.Column("description", sa.String(128), nullable=False),
-    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("state", _State(BatchState), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("owner", sa.String(64)),
     sa.Column("owned_until", _Moment),
@@ -125,7 +167,7 @@ _payouts = sa.Table(
     sa.Column("recipient_key", sa.String(MAX_RECIPIENT_KEY), primary_key=True),
     sa.Column("amount", _Money, nullable=False),
     sa.Column("currency", sa.String(3), nullable=False),
-    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("state", _State(RowState), nullable=False),
     sa.Column("batch_id", sa.String(36), sa.ForeignKey("runa_batch.id"), nullable=False),
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("item", sa.Text),  # what is sent for the row, as JSON; NULL once it is paid
@@ -153,7 +195,7 @@ class Batch:
     :param plan_id: the plan it belongs to.
     :param currency: currency of the balance that pays.
     :param description: the order's description, without the reference.
-    :param state: open (not placed), placed, completed, failed or rejected.
+    :param state: see :class:`BatchState`.
     :param order_id: Runa's id of the order, once it is placed.
     :param planned_at: before this moment nothing was sent for it (UTC).
     """
@@ -162,7 +204,7 @@ class Batch:
     plan_id: str
     currency: str
     description: str
-    state: str
+    state: BatchState
     order_id: str | None
     planned_at: datetime
 
@@ -171,7 +213,7 @@ class Batch:
 class Known:
     """What the ledger knows of a recipient key: the state of its row, and the plan it was last taken up by."""
 
-    state: str
+    state: RowState
     plan_id: str
 
 
@@ -335,20 +377,21 @@ class Ledger:
         :param now: the time (UTC).
         :returns: the number of rows.
         """
-        ended = (_batches.c.campaign_id == self._id, _batches.c.state == FAILED, _batches.c.owner == owner)
+        ended = (_batches.c.campaign_id == self._id, _batches.c.state == BatchState.FAILED, _batches.c.owner == owner)
+        still_failed = sa.select(_payouts.c.batch_id).where(_payouts.c.state == RowState.FAILED)
         count = 0
         with self.engine.begin() as connection:
             self._plan_alone(connection)
             for id_, plan_id, currency, description in connection.execute(
                 sa.select(_batches.c.id, _batches.c.plan_id, _batches.c.currency, _batches.c.description)
-                .where(*ended, _batches.c.id.in_(sa.select(_payouts.c.batch_id).where(_payouts.c.state == FAILED)))
+                .where(*ended, _batches.c.id.in_(still_failed))
                 .order_by(_batches.c.planned_at, _batches.c.id)
             ).all():
                 batch = _add_batch(connection, self._id, plan_id, currency, description, now)
                 count += connection.execute(
                     sa.update(_payouts)
                     .where(_payouts.c.batch_id == id_)
-                    .values(batch_id=batch.id, state=PLANNED, planned_at=now, **_UNSENT)
+                    .values(batch_id=batch.id, state=RowState.PLANNED, planned_at=now, **_UNSENT)
                 ).rowcount
         return count
 
@@ -358,10 +401,15 @@ class Ledger:
 
     # -- placing ------------------------------------------------------------------------------------------------------
 
-    def batches(self, *states: str) -> list[Batch]:
-        """Return the batches in some states, oldest first."""
+    def batches(self, *states: BatchState) -> list[Batch]:
+        """Return the batches, oldest first.
+
+        :param states: only batches in these states. Default: all.
+        """
         columns = [_batches.c[name] for name in Batch.__dataclass_fields__]
-        query = sa.select(*columns).where(_batches.c.campaign_id == self._id, _batches.c.state.in_(states))
+        query = sa.select(*columns).where(
+            _batches.c.campaign_id == self._id, _batches.c.state.in_(states or tuple(BatchState))
+        )
         with self.engine.begin() as connection:
             return [Batch(*row) for row in connection.execute(query.order_by(_batches.c.planned_at, _batches.c.id))]
 
@@ -390,7 +438,7 @@ class Ledger:
         with self.engine.begin() as connection:
             taken = connection.execute(
                 sa.update(_batches)
-                .where(_batches.c.id == batch_id, _batches.c.state == OPEN, mine)
+                .where(_batches.c.id == batch_id, _batches.c.state == BatchState.OPEN, mine)
                 .values(attempts=_batches.c.attempts + 1, owner=owner, owned_until=now + LEASE)
             )
             if not taken.rowcount:
@@ -398,7 +446,7 @@ class Ledger:
             return int(connection.execute(sa.select(_batches.c.attempts).where(_batches.c.id == batch_id)).scalar_one())
 
     def _write(self, connection: Connection, batch_id: str, attempt: int, **values: Any) -> None:
-        mine = (_batches.c.id == batch_id, _batches.c.attempts == attempt, _batches.c.state == OPEN)
+        mine = (_batches.c.id == batch_id, _batches.c.attempts == attempt, _batches.c.state == BatchState.OPEN)
         if not connection.execute(sa.update(_batches).where(*mine).values(**values)).rowcount:
             raise FencedError(batch_id)
 
@@ -417,8 +465,8 @@ class Ledger:
             self._write(connection, batch_id, attempt, record=json.dumps(record.to_json()), owned_until=now + LEASE)
             connection.execute(
                 sa.update(_payouts)
-                .where(_payouts.c.batch_id == batch_id, _payouts.c.state == PLANNED)
-                .values(state=SENT, sent_at=now)
+                .where(_payouts.c.batch_id == batch_id, _payouts.c.state == RowState.PLANNED)
+                .values(state=RowState.SENT, sent_at=now)
             )
 
     def mark_placed(self, batch_id: str, attempt: int, *, order_id: str, reference: str) -> None:
@@ -427,7 +475,7 @@ class Ledger:
         :raises FencedError: if another attempt has taken the batch; that one finds the same order.
         """
         with self.engine.begin() as connection:
-            self._write(connection, batch_id, attempt, state=PLACED, order_id=order_id, error=None)
+            self._write(connection, batch_id, attempt, state=BatchState.PLACED, order_id=order_id, error=None)
             connection.execute(
                 sa.update(_payouts)
                 .where(_payouts.c.batch_id == batch_id)
@@ -443,16 +491,25 @@ class Ledger:
                 return
             connection.execute(sa.update(_payouts).where(_payouts.c.batch_id == batch_id).values(error=error))
 
-    def reject(self, batch_id: str, attempt: int, state: str, error: str) -> None:
-        """Close a batch that is proven to have paid nobody. Its rows may be planned again.
+    def reject(self, batch_id: str, attempt: int, error: str) -> None:
+        """Close a batch whose order Runa rejected. Nobody was paid, and its rows may be planned again.
 
-        :param state: rejected or failed.
         :raises FencedError: if another attempt has taken the batch, which may pay.
         """
+        self._close_unpaid(batch_id, attempt, BatchState.REJECTED, RowState.REJECTED, error)
+
+    def fail(self, batch_id: str, attempt: int, error: str) -> None:
+        """Close a batch whose order ended FAILED. Nobody was paid, and its rows may be planned again.
+
+        :raises FencedError: if another attempt has taken the batch, which may pay.
+        """
+        self._close_unpaid(batch_id, attempt, BatchState.FAILED, RowState.FAILED, error)
+
+    def _close_unpaid(self, batch_id: str, attempt: int, batch: BatchState, rows: RowState, error: str) -> None:
         with self.engine.begin() as connection:
-            self._write(connection, batch_id, attempt, state=state, error=error)
+            self._write(connection, batch_id, attempt, state=batch, error=error)
             connection.execute(
-                sa.update(_payouts).where(_payouts.c.batch_id == batch_id).values(state=state, error=error)
+                sa.update(_payouts).where(_payouts.c.batch_id == batch_id).values(state=rows, error=error)
             )
 
     def split(self, batch: Batch, attempt: int, error: str, now: datetime) -> list[Batch]:
@@ -462,7 +519,7 @@ class Ledger:
         """
         keys = sa.select(_payouts.c.recipient_key).where(_payouts.c.batch_id == batch.id).order_by(_payouts.c.position)
         with self.engine.begin() as connection:
-            self._write(connection, batch.id, attempt, state=REJECTED, error=error)
+            self._write(connection, batch.id, attempt, state=BatchState.REJECTED, error=error)
             rows = [key for (key,) in connection.execute(keys)]
             middle = (len(rows) + 1) // 2
             halves = []
@@ -471,7 +528,7 @@ class Ledger:
                 connection.execute(
                     sa.update(_payouts)
                     .where(_payouts.c.campaign_id == self._id, _payouts.c.recipient_key == sa.bindparam("key"))
-                    .values(batch_id=half.id, position=sa.bindparam("place"), state=PLANNED, sent_at=None),
+                    .values(batch_id=half.id, position=sa.bindparam("place"), state=RowState.PLANNED, sent_at=None),
                     [{"key": key, "place": place} for place, key in enumerate(part)],
                 )
                 halves.append(half)
@@ -487,11 +544,11 @@ class Ledger:
         :param now: the time (UTC).
         """
         with self.engine.begin() as connection:
-            self._settle(connection, batch, COMPLETED)
+            self._settle(connection, batch, BatchState.COMPLETED)
             connection.execute(
                 sa.update(_payouts)
                 .where(_payouts.c.batch_id == batch.id)
-                .values(state=PAID, paid_at=now, item=None, error=None)
+                .values(state=RowState.PAID, paid_at=now, item=None, error=None)
             )
             if items:
                 connection.execute(
@@ -504,25 +561,29 @@ class Ledger:
     def settle_failed(self, batch: Batch, error: str) -> None:
         """Note that the order of a batch ended FAILED and paid nobody. Its rows may be planned again."""
         with self.engine.begin() as connection:
-            self._settle(connection, batch, FAILED, error=error)
+            self._settle(connection, batch, BatchState.FAILED, error=error)
             connection.execute(
-                sa.update(_payouts).where(_payouts.c.batch_id == batch.id).values(state=FAILED, error=error)
+                sa.update(_payouts).where(_payouts.c.batch_id == batch.id).values(state=RowState.FAILED, error=error)
             )
 
     @staticmethod
-    def _settle(connection: Connection, batch: Batch, state: str, **values: Any) -> None:
-        placed = (_batches.c.id == batch.id, _batches.c.state == PLACED, _batches.c.order_id == batch.order_id)
+    def _settle(connection: Connection, batch: Batch, state: BatchState, **values: Any) -> None:
+        placed = (
+            _batches.c.id == batch.id,
+            _batches.c.state == BatchState.PLACED,
+            _batches.c.order_id == batch.order_id,
+        )
         if not connection.execute(sa.update(_batches).where(*placed).values(state=state, **values)).rowcount:
             raise FencedError(batch.id)  # another run was faster
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def totals(self, currency: str | None = None) -> dict[str, tuple[int, Decimal]]:
+    def totals(self, currency: str | None = None) -> dict[RowState, tuple[int, Decimal]]:
         """Return the number of rows and the sum of their amounts, by state.
 
         :param currency: only rows in this currency.
         """
-        totals: dict[str, tuple[int, Decimal]] = {}
+        totals: dict[RowState, tuple[int, Decimal]] = {}
         query = sa.select(_payouts.c.state, _payouts.c.amount, sa.func.count()).where(
             _payouts.c.campaign_id == self._id
         )
@@ -559,7 +620,7 @@ class Ledger:
             found = connection.execute(query.where(_payouts.c.batch_id == batch.id).order_by(_payouts.c.position))
             return [Row(*row) for row in found]
 
-    def reason(self, state: str) -> str | None:
+    def reason(self, state: BatchState) -> str | None:
         """Return why a batch in some state is in it, if that is known of any; without a full stop."""
         query = sa.select(_batches.c.error).where(
             _batches.c.campaign_id == self._id, _batches.c.state == state, _batches.c.error.is_not(None)
@@ -568,7 +629,7 @@ class Ledger:
             found = connection.execute(query.order_by(_batches.c.planned_at.desc()).limit(1)).scalar()
         return None if found is None else str(found).rstrip(".")
 
-    def rows(self, *states: str) -> Iterator[dict[str, Any]]:
+    def rows(self, *states: RowState) -> Iterator[dict[str, Any]]:
         """Iterate over the rows, without what is sent for them and without links.
 
         :param states: only rows in these states.
@@ -631,7 +692,7 @@ class Planning:
             values = {
                 "amount": payout.item.face_value,
                 "currency": currency,
-                "state": PLANNED,
+                "state": RowState.PLANNED,
                 "batch_id": batch.id,
                 "position": position,
                 "item": json.dumps(payout.item.model_dump(mode="json", exclude_none=True)),
@@ -675,7 +736,7 @@ def _open_amounts(connection: Connection, campaign_id: int, currency: str) -> di
     unpaid = (
         _payouts.c.campaign_id == campaign_id,
         _payouts.c.currency == currency,
-        _payouts.c.state.in_((PLANNED, SENT)),
+        _payouts.c.state.in_((RowState.PLANNED, RowState.SENT)),
     )
     query = sa.select(_payouts.c.amount, sa.func.count()).where(*unpaid).group_by(_payouts.c.amount)
     return {amount: int(count) for amount, count in connection.execute(query)}
@@ -684,7 +745,7 @@ def _open_amounts(connection: Connection, campaign_id: int, currency: str) -> di
 def _add_batch(
     connection: Connection, campaign_id: int, plan_id: str, currency: str, description: str, now: datetime
 ) -> Batch:
-    batch = Batch(str(uuid.uuid4()), plan_id, currency, description, OPEN, None, now)
+    batch = Batch(str(uuid.uuid4()), plan_id, currency, description, BatchState.OPEN, None, now)
     values = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
     connection.execute(sa.insert(_batches).values(campaign_id=campaign_id, attempts=0, **values))
     return batch

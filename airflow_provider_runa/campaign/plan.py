@@ -13,16 +13,16 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundError, redact
 from airflow_provider_runa.api.models import MAX_ITEMS, MultipleProduct, NewOrderItem, Product, SingleProduct
-from airflow_provider_runa.api.products import obstacles
+from airflow_provider_runa.api.products import order_blockers
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import FAILED, OPEN, PAID, REJECTED, Known, Ledger, Planning, count_and_sum
+from airflow_provider_runa.campaign.ledger import BatchState, Known, Ledger, Planning, RowState, count_and_sum
 from airflow_provider_runa.campaign.rows import Payout, read_row
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class PlanReport:
     total: Decimal = Decimal(0)
 
     def __str__(self) -> str:
-        words = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
+        words = {one.name.replace("_", " "): getattr(self, one.name) for one in fields(self)}
         return ", ".join(f"{name} {value}" for name, value in words.items())
 
 
@@ -113,7 +113,15 @@ def plan(
             "currency: must be three capital letters. Nothing was planned, and nothing was sent."
         )
     with ledger.planning(run, now) as planning:
-        return _Plan(planning, ledger.campaign, currency, defaults, limits, _Catalogue(product, currency)).make(rows)
+        planner = _Planner(
+            planning=planning,
+            campaign=ledger.campaign,
+            currency=currency,
+            defaults=defaults,
+            limits=limits,
+            catalogue=_Catalogue(product, currency),
+        )
+        return planner.make(rows)
 
 
 def check_planned(ledger: Ledger, *, currency: str, limits: Limits) -> None:
@@ -124,12 +132,12 @@ def check_planned(ledger: Ledger, *, currency: str, limits: Limits) -> None:
     :param limits: what may not be gone over.
     :raises InvalidCampaignError: if it is not.
     """
-    for finding in _obstacles_to_paying(ledger, currency, limits):
+    for finding in _reasons_not_to_pay(ledger, currency, limits):
         raise InvalidCampaignError(f"{finding}. Nothing was sent")
 
 
-def _obstacles_to_paying(ledger: Ledger, currency: str, limits: Limits) -> Iterator[str]:
-    if other := sorted({batch.currency for batch in ledger.batches(OPEN)} - {currency}):
+def _reasons_not_to_pay(ledger: Ledger, currency: str, limits: Limits) -> Iterator[str]:
+    if other := sorted({batch.currency for batch in ledger.batches(BatchState.OPEN)} - {currency}):
         yield f"currency: is {currency}, but what is planned is in {', '.join(other)}"
     amounts = ledger.open_amounts(currency)
     yield from limits.passed_by(*count_and_sum(amounts))
@@ -138,48 +146,48 @@ def _obstacles_to_paying(ledger: Ledger, currency: str, limits: Limits) -> Itera
         yield f"max_per_recipient: {max(amounts)} is planned for one, more than the {limit} allowed"
 
 
-class _Plan:
-    def __init__(
-        self,
-        planning: Planning,
-        campaign: str,
-        currency: str,
-        defaults: Mapping[str, Any],
-        limits: Limits,
-        catalogue: _Catalogue,
-    ) -> None:
-        self.planning = planning
-        self.campaign = campaign
-        self.currency = currency
-        self.defaults = defaults
-        self.limits = limits
-        self.catalogue = catalogue
-        self.report = PlanReport()
-        self.findings: list[str] = []
-        self.found = 0
-        #: What one order may hold -> recipient key -> row, and what the ledger knows of it. Full ones are written down.
-        self.groups: dict[str, dict[str, tuple[Payout, Known | None]]] = defaultdict(dict)
-        #: Recipient keys of which the ledger does not tell yet that this plan holds them -> index of their row.
-        self.waiting: dict[str, int] = {}
-        self.written: list[str] = []  # those that were written down since the ledger was asked
+@dataclass(kw_only=True)
+class _Planner:
+    """Makes one plan. The parameters up to ``catalogue`` are those of :func:`plan`.
+
+    :param findings: what is wrong with rows, the first :data:`NAMED` of them.
+    :param found: how many findings there are.
+    :param groups: what may go into one order -> recipient key -> row, and what the ledger knows of the key. A full
+        group is written to the ledger.
+    :param waiting: recipient key -> index of its row, for rows that this plan holds and the ledger does not show yet.
+    :param written: recipient keys that were written to the ledger since it was last read.
+    """
+
+    planning: Planning
+    campaign: str
+    currency: str
+    defaults: Mapping[str, Any]
+    limits: Limits
+    catalogue: _Catalogue
+    report: PlanReport = field(default_factory=PlanReport)
+    findings: list[str] = field(default_factory=list)
+    found: int = 0
+    groups: dict[str, dict[str, tuple[Payout, Known | None]]] = field(default_factory=lambda: defaultdict(dict))
+    waiting: dict[str, int] = field(default_factory=dict)
+    written: list[str] = field(default_factory=list)
 
     def make(self, rows: Iterable[Any]) -> PlanReport:
         for chunk in _chunks(enumerate(rows)):
-            self._take_in(chunk)
+            self._read_chunk(chunk)
         for group in self.groups.values():
             self._write(group)
         if self.planning.frozen and self.found:
-            log.warning("This run's plan is frozen, so rows that are wrong are left out: %s.", self._told())
+            log.warning("This run's plan is frozen, so rows that are wrong are left out: %s.", self._listed_findings())
             self.report.wrong, self.found = self.found, 0
             self.findings.clear()
         self.report.to_pay, self.report.total = self.planning.open_totals(self.currency)
         for finding in self.limits.passed_by(self.report.to_pay, self.report.total):
             self._find(finding)
         if self.found:
-            raise InvalidCampaignError(f"{self._told()}. Nothing was planned, and nothing was sent.")
+            raise InvalidCampaignError(f"{self._listed_findings()}. Nothing was planned, and nothing was sent.")
         return self.report
 
-    def _take_in(self, chunk: list[tuple[int, Any]]) -> None:
+    def _read_chunk(self, chunk: list[tuple[int, Any]]) -> None:
         payouts: dict[int, Payout] = {}
         for index, row in chunk:
             self.report.read += 1
@@ -189,19 +197,19 @@ class _Plan:
                 self._find(f"rows[{index}]: {error}")
         known = self.planning.known({payout.recipient_key for payout in payouts.values()})
         for index, payout in payouts.items():
-            self._sort_in(index, payout, known.get(payout.recipient_key))
+            self._sort(index, payout, known.get(payout.recipient_key))
         for key in self.written:
             del self.waiting[key]  # the ledger tells from the next chunk on
         self.written.clear()
 
-    def _sort_in(self, index: int, payout: Payout, known: Known | None) -> None:
+    def _sort(self, index: int, payout: Payout, known: Known | None) -> None:
         key = payout.recipient_key
         if key in self.waiting or (known is not None and known.plan_id == self.planning.plan_id):
             earlier = f"as rows[{self.waiting[key]}]" if key in self.waiting else "as a row before"
             self._find(f"rows[{index}].recipient_key: is the same {earlier}, and can be paid once only")
-        elif known is not None and known.state == PAID:
+        elif known is not None and known.state == RowState.PAID:
             self.report.already_paid += 1
-        elif known is not None and known.state not in (FAILED, REJECTED):
+        elif known is not None and known.state not in (RowState.FAILED, RowState.REJECTED):
             self.report.already_open += 1
         elif known is None and self.planning.frozen:
             self.report.left_out += 1
@@ -233,7 +241,7 @@ class _Plan:
         self.planning.add(payouts, known, currency=self.currency, description=self.campaign)
         self.written.extend(group)
 
-    def _told(self) -> str:
+    def _listed_findings(self) -> str:
         more = f"; and {self.found - NAMED} more" if self.found > NAMED else ""
         return f"{'; '.join(self.findings)}{more}"
 
@@ -268,7 +276,7 @@ class _Catalogue:
                 product = self._product(code)
             except RunaNotFoundError:
                 raise InvalidOrderError(f"products: there is no product {redact(code)} in Runa's catalogue") from None
-            if found := obstacles(product, currency=self._currency):
+            if found := order_blockers(product, currency=self._currency):
                 raise InvalidOrderError(f"products: {'; '.join(found)}")
             self._groups[code] = f"{product.currency} {','.join(sorted(product.countries_redeemable_in))}"
         return self._groups[code]

@@ -19,24 +19,11 @@ from sqlalchemy.engine import Engine
 from airflow_provider_runa.api.errors import RunaNotFoundError
 from airflow_provider_runa.api.models import Order, OrderItem, OrderStatus
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import (
-    COMPLETED,
-    FAILED,
-    OPEN,
-    PLACED,
-    PLANNED,
-    REJECTED,
-    SENT,
-    Batch,
-    FencedError,
-    Ledger,
-    Row,
-    campaigns,
-)
+from airflow_provider_runa.campaign.ledger import Batch, BatchState, FencedError, Ledger, Row, RowState, campaigns
 from airflow_provider_runa.placement.identity import METADATA_PREFIX, short_name_in
 from airflow_provider_runa.placement.payment import counterparts
 from airflow_provider_runa.placement.ports import OrderReader
-from airflow_provider_runa.placement.reconcile import CLOCK_SLACK, SETTLED, list_since
+from airflow_provider_runa.placement.search import CLOCK_SLACK, list_since
 
 #: Kinds of differences.
 UNKNOWN_TO_LEDGER = "unknown_to_ledger"  # Runa pays, and the ledger does not know it or says that nobody was paid
@@ -44,8 +31,6 @@ UNKNOWN_TO_RUNA = "unknown_to_runa"  # the ledger knows an order, or an item of 
 PAID_TWICE = "paid_twice"  # more than one order pays what one was to pay
 NOT_PAID = "not_paid"  # the ledger knows an order that does not pay
 AMOUNT_DIFFERS = "amount_differs"  # both know it, with another amount or currency
-
-_STATES = (OPEN, PLACED, COMPLETED, FAILED, REJECTED)
 
 #: Orders that are fetched at once.
 _AT_ONCE = 8
@@ -91,6 +76,13 @@ class Reconciliation:
         """Return the number of differences by kind."""
         return dict(sorted(Counter(difference.kind for difference in self.differences).items()))
 
+    def __str__(self) -> str:
+        parts = [f"{self.orders} order(s) compared", f"{len(self.differences)} difference(s)"]
+        parts += [f"{count} row(s) {state}" for state, count in self.open_rows.items()]
+        if self.hidden:
+            parts.append(f"{self.hidden} order(s) still PROCESSING that do not show yet what they pay")
+        return f"{'; '.join(parts)}."
+
 
 async def reconcile(
     engine: Engine,
@@ -118,10 +110,10 @@ async def reconcile(
         raise InvalidCampaignError(f"campaign: the ledger has no {wanted} on {environment}")
     names = known if campaign is None else [campaign]
     ledgers = [Ledger(engine, environment, name) for name in names]
-    planned = [batch.planned_at for ledger in ledgers for batch in ledger.batches(*_STATES)]
+    planned = [batch.planned_at for ledger in ledgers for batch in ledger.batches()]
     # Runa's clock may be behind the one that planned.
     begin = since.astimezone(UTC) if since else min(planned, default=_BEGIN) - CLOCK_SLACK
-    return await _Comparing(ledgers, client, campaign, begin, (until or _END).astimezone(UTC)).compare()
+    return await _Comparer(ledgers, client, campaign, begin, (until or _END).astimezone(UTC)).compare()
 
 
 @dataclass(frozen=True)
@@ -142,7 +134,7 @@ class _Case:
     batch: Batch | None = None
 
 
-class _Comparing:
+class _Comparer:
     def __init__(
         self, ledgers: list[Ledger], client: OrderReader, campaign: str | None, since: datetime, until: datetime
     ) -> None:
@@ -165,7 +157,7 @@ class _Comparing:
         """Return the orders of the period that are marked and pay, and the ids of those that are PROCESSING."""
         paying, hidden = [], set()
         async for row in list_since(self.since, self.client):
-            if row.status not in SETTLED:
+            if not OrderStatus.is_final(row.status):
                 hidden.add(row.id)
                 continue
             short_name = short_name_in(row.description)
@@ -182,15 +174,19 @@ class _Comparing:
         open_rows: Counter[str] = Counter()
         for ledger in self.ledgers:
             sent = ledger.sent_between(self.since, self.until)
-            for batch in ledger.batches(*_STATES):
-                placed = batch.state in (PLACED, COMPLETED) and batch.order_id is not None
+            for batch in ledger.batches():
+                placed = batch.state in (BatchState.PLACED, BatchState.COMPLETED) and batch.order_id is not None
                 short_name = ledger.identity(batch.id).short_name
                 by_name[short_name] = _Case([batch.order_id] if placed and batch.order_id else [], ledger, batch)
                 hidden.discard(batch.order_id or "")
                 if placed and batch.id in sent:
                     wanted.add(short_name)
             open_rows.update(
-                {state: count for state, (count, _) in ledger.totals().items() if state in (PLANNED, SENT)}
+                {
+                    state: count
+                    for state, (count, _) in ledger.totals().items()
+                    if state in (RowState.PLANNED, RowState.SENT)
+                }
             )
         strangers = []
         for listed in paying:
@@ -218,7 +214,7 @@ class _Comparing:
         try:
             return list(_compare(case.ledger, case.batch, orders))
         except FencedError:  # a run has settled the batch since it was read
-            (batch,) = (batch for batch in case.ledger.batches(*_STATES) if batch.id == case.batch.id)
+            (batch,) = (batch for batch in case.ledger.batches() if batch.id == case.batch.id)
             return list(_compare(case.ledger, batch, orders))
 
     def _stranger(self, order: Order) -> Iterator[Difference]:
@@ -241,13 +237,13 @@ def _compare(ledger: Ledger, batch: Batch, orders: Mapping[str, Order | None]) -
     identity = ledger.identity(batch.id)
     pays: str | None = None
     for order_id, order in orders.items():
-        ours = order_id == batch.order_id and batch.state in (PLACED, COMPLETED)
+        ours = order_id == batch.order_id and batch.state in (BatchState.PLACED, BatchState.COMPLETED)
         if order is None:
             if ours:
                 text = f"the ledger says {batch.state}, and Runa has no such order: not the account that paid?"
                 yield differs(UNKNOWN_TO_RUNA, text, order_id=order_id)
         elif order.status != OrderStatus.COMPLETED:
-            if order.status == OrderStatus.FAILED or batch.state == COMPLETED:
+            if order.status == OrderStatus.FAILED or batch.state == BatchState.COMPLETED:
                 text = f"the ledger says {batch.state}, and Runa says {order.status}"
                 yield differs(NOT_PAID, text, order_id=order_id)
         elif not ours and not identity.owns(order.metadata):
@@ -295,7 +291,7 @@ def _match(ledger: Ledger, batch: Batch, rows: Sequence[Row], order: Order) -> d
     Rows of which neither tells (Runa may show a recipient otherwise than it was sent) get an item of the same amount,
     or else any that is left.
     """
-    if batch.state == PLACED:
+    if batch.state == BatchState.PLACED:
         matched = counterparts(ledger.order(batch), order)
     else:
         items = {item.id: item for item in order.items or ()}

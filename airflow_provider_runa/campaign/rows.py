@@ -14,6 +14,7 @@ from uuid import UUID
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrderItem
+from airflow_provider_runa.placement.missing import is_missing
 
 #: Fields that a row may have. The first three are the API's own; the others are short for them.
 FIELDS = frozenset(
@@ -31,9 +32,6 @@ FIELDS = frozenset(
 
 #: The longest recipient key, in characters: what every database takes as part of a primary key.
 MAX_RECIPIENT_KEY = 200
-
-# What a missing value looks like as text. All rows that lack a key would count as one and the same recipient.
-_MISSING_VALUES = frozenset({"", "none", "null", "nan", "undefined", "nat"})
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def read_row(row: Any, defaults: Mapping[str, Any]) -> Payout:
         )
     fields = {name: value for name, value in row.items() if value is not None}
     key = _text(fields.get("recipient_key", "")).strip()
-    if key.lower() in _MISSING_VALUES:
+    if is_missing(key):
         raise InvalidOrderError("recipient_key: is missing")
     if len(key) > MAX_RECIPIENT_KEY:
         raise InvalidOrderError(f"recipient_key: must have at most {MAX_RECIPIENT_KEY} characters")
@@ -106,10 +104,10 @@ def _distribution(fields: Mapping[str, Any]) -> Any:
     if "distribution_method" in fields:
         return fields["distribution_method"]
     names = ("email_address", "recipient_reference")
-    given = {name: fields[name] for name in names if name in fields}
-    if not given:
+    address = {name: fields[name] for name in names if name in fields}
+    if not address:
         return None
-    return {"type": "RECIPIENT" if "recipient_reference" in given else "EMAIL"} | given
+    return {"type": "RECIPIENT" if "recipient_reference" in address else "EMAIL"} | address
 
 
 def _products(fields: Mapping[str, Any]) -> Any:

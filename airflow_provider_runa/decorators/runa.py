@@ -18,8 +18,9 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
-from airflow_provider_runa.operators.runa import RunaCreateOrderOperator, for_airflow
-from airflow_provider_runa.rendered import RecipientsHidden, hide_recipients
+from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
+from airflow_provider_runa.utils.failures import to_airflow_exception
+from airflow_provider_runa.utils.masking import MaskRecipientsMixin, mask_recipients
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
@@ -97,7 +98,7 @@ class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
         try:
             self._take(self._call(context))
         except InvalidOrderError as error:
-            raise for_airflow(error) from None
+            raise to_airflow_exception(error) from None
         return super().execute(context)
 
     def _wanted(self, context: Context) -> NewOrder:
@@ -106,7 +107,7 @@ class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
         return super()._wanted(context)
 
     def _take(self, returned: Any) -> None:
-        hide_recipients([returned])
+        mask_recipients([returned])
         arguments = dict(returned) if isinstance(returned, Mapping) else {"items": returned}
         if unknown := sorted(str(name) for name in set(arguments) - set(RETURNED)):
             raise InvalidOrderError(
@@ -120,7 +121,7 @@ class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
                 setattr(self, f"_has_{name}", True)  # returned without a value it must not be gone
 
 
-class RunaPayoutDecoratedOperator(RecipientsHidden, _FromFunction, RunaPayoutOperator):
+class RunaPayoutDecoratedOperator(MaskRecipientsMixin, _FromFunction, RunaPayoutOperator):
     """Pays the rows that a function returns or yields; see :class:`~.RunaPayoutOperator` for the parameters.
 
     :param python_callable: the function; it is called when the campaign is planned, and not in mode ``"pay"``.

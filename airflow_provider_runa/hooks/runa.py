@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 from airflow_provider_runa.api.client import AsyncRunaClient, RunaClient
 from airflow_provider_runa.api.errors import (
     RunaAuthenticationError,
+    RunaConfigurationError,
     RunaConnectionError,
     RunaError,
     RunaForbiddenError,
@@ -20,23 +21,22 @@ from airflow_provider_runa.api.settings import (
     DEFAULT_CONN_ID,
     DEFAULT_ORDERS_PER_MINUTE,
     DEFAULT_TIMEOUT,
-    RunaConnectionSettingsError,
     RunaSettings,
 )
 
 if TYPE_CHECKING:
     from airflow_provider_runa.api.models import Balance, Estimate, EstimateRequest, NewOrder, Order, Product
 
-__all__ = ["DEFAULT_CONN_ID", "RunaConnectionSettingsError", "RunaHook", "RunaSettings"]
+__all__ = ["DEFAULT_CONN_ID", "RunaHook", "RunaSettings"]
 
 
 def _explain_estimate(error: RunaRequestError, settings: RunaSettings) -> RunaRequestError:
     """Say, where it is so, that it is the playground that has no estimates (Runa's guide on it)."""
     if settings.environment != "playground":
         return error
-    told = f"{error.message} " if error.message else ""
+    message = f"{error.message} " if error.message else ""
     why = "the playground has no estimates: use a production key, or the sandbox"
-    return type(error)(error.status, error.type, f"{told}({why})", error.help, error.details)
+    return type(error)(error.status, error.type, f"{message}({why})", error.help, error.details)
 
 
 class RunaHook(BaseHook):
@@ -90,14 +90,14 @@ class RunaHook(BaseHook):
     def get_settings(self) -> RunaSettings:
         """Return what the connection says.
 
-        :raises RunaConnectionSettingsError: if it cannot be used.
+        :raises RunaConfigurationError: if it cannot be used.
         """
         return RunaSettings.from_connection(self.get_connection(self.runa_conn_id))
 
     async def aget_settings(self) -> RunaSettings:
         """Return what the connection says, on an event loop.
 
-        :raises RunaConnectionSettingsError: if it cannot be used.
+        :raises RunaConfigurationError: if it cannot be used.
         """
         from airflow.providers.common.compat.connection import get_async_connection
 
@@ -137,7 +137,7 @@ class RunaHook(BaseHook):
         try:
             settings = self.get_settings()
             self.get_conn().ping(retry=False)  # someone is waiting in front of a screen
-        except RunaConnectionSettingsError as error:
+        except RunaConfigurationError as error:
             return False, str(error)
         except (RunaAuthenticationError, RunaForbiddenError) as error:
             return False, f"Runa refused the API key at {settings.base_url}: {error}"

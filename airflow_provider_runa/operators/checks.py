@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundError
-from airflow_provider_runa.api.products import obstacles
-from airflow_provider_runa.asking import FINAL, refused
+from airflow_provider_runa.api.errors import InvalidOrderError, RunaError, RunaNotFoundError
+from airflow_provider_runa.api.products import order_blockers
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
-from airflow_provider_runa.rendered import LEFT_OUT, RecipientsHidden, given, read_amount, read_estimate
+from airflow_provider_runa.utils.arguments import NOTSET, read_amount, read_estimate, unset_to_none
+from airflow_provider_runa.utils.failures import READ_ONLY, to_airflow_exception
+from airflow_provider_runa.utils.masking import MaskRecipientsMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class RunaEstimateOrderOperator(RecipientsHidden, BaseOperator):
+class RunaEstimateOrderOperator(MaskRecipientsMixin, BaseOperator):
     """Asks Runa what an order would cost. Nobody is paid. The playground has no estimates.
 
     Returns ``{"currency", "total_price", "total_discount", "face_value", "items"}``: what the balance of ``currency``
@@ -59,8 +60,8 @@ class RunaEstimateOrderOperator(RecipientsHidden, BaseOperator):
             request = read_estimate(self.currency, self.items)
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
                 estimate = hook.estimate_order(request)
-        except FINAL as error:
-            raise refused(error) from None
+        except RunaError as error:
+            raise to_airflow_exception(error, outcome=READ_ONLY) from None
         self.log.info(
             "An order of these %d item(s) would cost %s %s.",
             len(request.items),
@@ -80,7 +81,7 @@ class RunaCheckProductOperator(BaseOperator):
     """Fails unless all products can be ordered as they are wanted, and names every reason why not.
 
     Returns the codes of the products. For a check of your own, in a function, use ``RunaHook.get_product`` or
-    ``list_products`` with :func:`airflow_provider_runa.api.products.obstacles`.
+    ``list_products`` with :func:`airflow_provider_runa.api.products.order_blockers`.
 
     :param products: code of a product, or a list of them. (templated)
     :param face_value: the amount that each must be orderable for, or a list of them. Default: not checked. (templated)
@@ -98,9 +99,9 @@ class RunaCheckProductOperator(BaseOperator):
         self,
         *,
         products: str | Sequence[str],
-        face_value: Decimal | float | str | Sequence[Decimal | float | str] = LEFT_OUT,
-        currency: str = LEFT_OUT,
-        country: str = LEFT_OUT,
+        face_value: Decimal | float | str | Sequence[Decimal | float | str] = NOTSET,
+        currency: str = NOTSET,
+        country: str = NOTSET,
         runa_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
@@ -108,10 +109,10 @@ class RunaCheckProductOperator(BaseOperator):
         self.products = products
         checks = {"face_value": face_value, "currency": currency, "country": country}
         # A check that was asked for must not be gone once its value is rendered.
-        self._checked = tuple(name for name, value in checks.items() if value is not LEFT_OUT)
-        self.face_value = given(face_value)
-        self.currency = given(currency)
-        self.country = given(country)
+        self._checked = tuple(name for name, value in checks.items() if value is not NOTSET)
+        self.face_value = unset_to_none(face_value)
+        self.currency = unset_to_none(currency)
+        self.country = unset_to_none(country)
         self.runa_conn_id = runa_conn_id
 
     def execute(self, context: Context) -> list[str]:
@@ -129,9 +130,11 @@ class RunaCheckProductOperator(BaseOperator):
                     except RunaNotFoundError:
                         found.append(f"there is no product {code} in Runa's catalogue")
                         continue
-                    found += obstacles(product, face_values=face_values, currency=self.currency, country=self.country)
-        except FINAL as error:
-            raise refused(error) from None
+                    found += order_blockers(
+                        product, face_values=face_values, currency=self.currency, country=self.country
+                    )
+        except RunaError as error:
+            raise to_airflow_exception(error, outcome=READ_ONLY) from None
         if found:
             raise AirflowFailException(
                 f"Nobody was paid by this check, which found: {'; '.join(found)}. The task fails without further "
@@ -141,15 +144,15 @@ class RunaCheckProductOperator(BaseOperator):
         return codes
 
     def _codes(self) -> list[str]:
-        given: Any = self.products
-        codes = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
+        products: Any = self.products
+        codes = [products] if isinstance(products, str) else list(products) if isinstance(products, Sequence) else []
         if not codes or not all(isinstance(code, str) and code.strip() for code in codes):
-            raise InvalidOrderError(f"products: must be the code of a product or a list of them, not {given!r}")
+            raise InvalidOrderError(f"products: must be the code of a product or a list of them, not {products!r}")
         return codes
 
     def _face_values(self) -> list[Decimal]:
-        given: Any = self.face_value
+        face_values: Any = self.face_value
         if "face_value" not in self._checked:
             return []
-        several = isinstance(given, Sequence) and not isinstance(given, str)
-        return [read_amount("face_value", value) for value in (given if several else [given])]
+        several = isinstance(face_values, Sequence) and not isinstance(face_values, str)
+        return [read_amount("face_value", value) for value in (face_values if several else [face_values])]

@@ -21,9 +21,8 @@ from airflow_provider_runa.api.errors import (
     RunaNotFoundError,
     RunaRateLimitError,
     UnreadableOrdersError,
-    error_of,
+    parse_error,
 )
-from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.api.statuses import read_statuses
 from airflow_provider_runa.campaign.errors import (
     BalanceTooLowError,
@@ -34,31 +33,26 @@ from airflow_provider_runa.campaign.errors import (
     InvalidCampaignError,
     OrderNotInLedgerError,
 )
-from airflow_provider_runa.campaign.ledger import (
-    COMPLETED,
-    FAILED,
-    OPEN,
-    PAID,
-    PLACED,
-    PLANNED,
-    REJECTED,
-    SENT,
-    Ledger,
-    campaigns,
-)
-from airflow_provider_runa.campaign.pay import Paid, pay, settle
+from airflow_provider_runa.campaign.ledger import BatchState, Ledger, RowState, campaigns
+from airflow_provider_runa.campaign.pay import Paid, pay
 from airflow_provider_runa.campaign.plan import Limits, check_planned, plan
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
-from airflow_provider_runa.lineage import lineage_of, tell_assets
-from airflow_provider_runa.links import RunaPortalLink
-from airflow_provider_runa.operators._ledger import ledger_engine
-from airflow_provider_runa.operators._ports import AsyncClock
-from airflow_provider_runa.operators.runa import INLINE_SECONDS, for_airflow, in_seconds
+from airflow_provider_runa.campaign.settle import settle
+from airflow_provider_runa.hooks.ledger import LedgerHook
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
+from airflow_provider_runa.links.portal import RunaPortalLink
+from airflow_provider_runa.operators._placement_ports import AsyncClock, AsyncOrderClient
+from airflow_provider_runa.operators.runa import INLINE_SECONDS
 from airflow_provider_runa.placement.errors import PlacementError, StatusUnreadableError, WrongAccountError
-from airflow_provider_runa.placement.identity import MAX_DESCRIPTION
-from airflow_provider_runa.placement.place import HEALABLE, Policy
-from airflow_provider_runa.rendered import LEFT_OUT, Hidden, given, read_amount, read_json
-from airflow_provider_runa.triggers.runa import SETTLED, RunaOrderTrigger, read_event
+from airflow_provider_runa.placement.identity import MAX_USER_DESCRIPTION
+from airflow_provider_runa.placement.missing import is_missing
+from airflow_provider_runa.placement.place import RECOVERABLE_REJECTIONS, Policy
+from airflow_provider_runa.triggers._events import EventStatus, read_event
+from airflow_provider_runa.triggers.runa import EVENT_STATUSES, RunaOrderTrigger
+from airflow_provider_runa.utils.arguments import NOTSET, read_amount, read_json, to_seconds, unset_to_none
+from airflow_provider_runa.utils.assets import add_asset_event_extra
+from airflow_provider_runa.utils.failures import to_airflow_exception
+from airflow_provider_runa.utils.masking import Masked
+from airflow_provider_runa.utils.openlineage import build_lineage
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -145,9 +139,9 @@ class RunaPayoutOperator(BaseOperator):
         rows: Any = None,
         defaults: Mapping[str, Any] | None = None,
         mode: str = "plan_and_pay",
-        max_total: Decimal | float | str = LEFT_OUT,
-        max_per_recipient: Decimal | float | str = LEFT_OUT,
-        max_recipients: int | str = LEFT_OUT,
+        max_total: Decimal | float | str = NOTSET,
+        max_per_recipient: Decimal | float | str = NOTSET,
+        max_recipients: int | str = NOTSET,
         check_balance: bool = True,
         on_partial_failure: str = "fail",
         isolate_rejections: bool = False,
@@ -168,20 +162,20 @@ class RunaPayoutOperator(BaseOperator):
         self.defaults = defaults
         self.mode = mode
         limits = {"max_total": max_total, "max_per_recipient": max_per_recipient, "max_recipients": max_recipients}
-        self._limited = tuple(name for name, limit in limits.items() if limit is not LEFT_OUT)
-        self.max_total = given(max_total)
-        self.max_per_recipient = given(max_per_recipient)
-        self.max_recipients = given(max_recipients)
+        self._limited = tuple(name for name, limit in limits.items() if limit is not NOTSET)
+        self.max_total = unset_to_none(max_total)
+        self.max_per_recipient = unset_to_none(max_per_recipient)
+        self.max_recipients = unset_to_none(max_recipients)
         self.check_balance = check_balance
         self.on_partial_failure = on_partial_failure
         self.isolate_rejections = isolate_rejections
         self.store_links = store_links
         self.deferrable = deferrable
-        self.poll_interval = in_seconds("poll_interval", poll_interval)
-        self.timeout = in_seconds("timeout", timeout)
+        self.poll_interval = to_seconds("poll_interval", poll_interval)
+        self.timeout = to_seconds("timeout", timeout)
         self.runa_conn_id = runa_conn_id
         self.clock = AsyncClock()
-        self._told: dict[str, Any] | None = None
+        self._paid_summary: dict[str, Any] | None = None
         self._environment = ""
 
     # -- Airflow's side ---------------------------------------------------------------------------------------------
@@ -196,15 +190,15 @@ class RunaPayoutOperator(BaseOperator):
                 else:
                     self._plan(ledger, context)
                 if self.mode == "plan":
-                    return self._tell(context, self._summary(ledger))
+                    return self._publish(context, self._summary(ledger))
                 if self.check_balance:
                     self._check_balance(ledger)
                 processing, deadline, cause = asyncio.run(self._pay(ledger, _run_of(context)))
                 if processing and self.deferrable:
                     self._defer(processing, deadline, cause)
-                return self._tell(context, self._report(ledger, processing, cause))
-        except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
-            raise for_airflow(error) from None
+                return self._publish(context, self._report(ledger, processing, cause))
+        except RunaError as error:
+            raise to_airflow_exception(error) from None
 
     def execute_complete(
         self, context: Context, event: Any = None, refusal: tuple[int, str | None] | None = None
@@ -215,19 +209,22 @@ class RunaPayoutOperator(BaseOperator):
         :param event: the event of :class:`~.RunaOrderTrigger`.
         :param refusal: status and type of what kept orders from being placed before the task deferred.
         """
-        cause = error_of(refusal[0], {"type": refusal[1], "message": "before the deferral"}) if refusal else None
-        event = read_event(event)
+        cause = parse_error(refusal[0], {"type": refusal[1], "message": "before the deferral"}) if refusal else None
+        event = read_event(event, allowed=EVENT_STATUSES, needs="orders")
         try:
             with self._ledger() as ledger:
-                known = {batch.order_id for batch in ledger.batches(PLACED, COMPLETED, FAILED)}
+                known = {
+                    batch.order_id
+                    for batch in ledger.batches(BatchState.PLACED, BatchState.COMPLETED, BatchState.FAILED)
+                }
                 if unknown := [order_id for order_id in event["orders"] if order_id not in known]:
                     raise OrderNotInLedgerError(order_id=unknown[0], campaign=ledger.campaign)
                 # The list, which the trigger reads, may be ahead of the orders.
-                seconds = INLINE_SECONDS if event["status"] == SETTLED else 0.0
+                seconds = INLINE_SECONDS if event["status"] == EventStatus.FINAL else 0.0
                 processing = asyncio.run(self._settle_within(ledger, seconds))
-                return self._tell(context, self._report(ledger, processing, cause))
-        except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
-            raise for_airflow(error, so_far="The orders that were placed go on") from None
+                return self._publish(context, self._report(ledger, processing, cause))
+        except RunaError as error:
+            raise to_airflow_exception(error, outcome="The orders that were placed go on") from None
 
     def on_kill(self) -> None:
         """Say that orders go on: Runa has no way to cancel one."""
@@ -242,16 +239,16 @@ class RunaPayoutOperator(BaseOperator):
 
         :param task_instance: the task instance.
         """
-        if self._told is None:
+        if self._paid_summary is None:
             return None
-        return lineage_of(
+        return build_lineage(
             self._environment,
-            self._told["campaign"],
+            self._paid_summary["campaign"],
             status=None,
-            currency=self._told["currency"],
-            paid=sum(self._told["rows"].get(state, 0) for state in (PAID, SENT)),
-            counts=self._told["rows"],
-            amounts=self._told["amounts"],
+            currency=self._paid_summary["currency"],
+            paid=sum(self._paid_summary["rows"].get(state, 0) for state in (RowState.PAID, RowState.SENT)),
+            counts=self._paid_summary["rows"],
+            amounts=self._paid_summary["amounts"],
         )
 
     def iter_rows(self, context: Context) -> Iterator[Any]:
@@ -269,7 +266,7 @@ class RunaPayoutOperator(BaseOperator):
         super()._do_render_template_fields(parent, *args, **kwargs)
         if self.rows is not None:
             counted = hasattr(self.rows, "__len__") and not isinstance(self.rows, str)
-            self.rows = Hidden(self.rows, f"{len(self.rows)} rows" if counted else "rows")
+            self.rows = Masked(self.rows, f"{len(self.rows)} rows" if counted else "rows")
 
     # -- planning ---------------------------------------------------------------------------------------------------
 
@@ -278,12 +275,14 @@ class RunaPayoutOperator(BaseOperator):
         if self.mode not in MODES:
             raise InvalidOrderError(f"mode: must be one of {', '.join(MODES)}")
         campaign = str(self.campaign or "").strip()
-        if not campaign or campaign.lower() in ("none", "null"):
+        if is_missing(campaign):
             raise InvalidOrderError("campaign: is missing")
-        if len(campaign) > MAX_DESCRIPTION:
-            raise InvalidOrderError(f"campaign: must have at most {MAX_DESCRIPTION} characters, has {len(campaign)}")
+        if len(campaign) > MAX_USER_DESCRIPTION:
+            raise InvalidOrderError(
+                f"campaign: must have at most {MAX_USER_DESCRIPTION} characters, has {len(campaign)}"
+            )
         self._environment = environment = RunaHook(self.runa_conn_id).get_settings().base_url
-        with ledger_engine(self.ledger_conn_id) as engine:
+        with LedgerHook(self.ledger_conn_id).open() as engine:
             if self.mode == "pay" and campaign not in campaigns(engine, environment):
                 raise InvalidCampaignError(
                     f"campaign: the ledger has no campaign {campaign!r} in {environment}. Nothing was sent. Mend the "
@@ -333,7 +332,7 @@ class RunaPayoutOperator(BaseOperator):
 
     def _check_balance(self, ledger: Ledger) -> None:
         """See before the first order that the balance covers what was never sent."""
-        count, total = ledger.totals(self.currency).get(PLANNED, (0, Decimal(0)))
+        count, total = ledger.totals(self.currency).get(RowState.PLANNED, (0, Decimal(0)))
         if not count:
             return
         with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
@@ -369,7 +368,7 @@ class RunaPayoutOperator(BaseOperator):
             paid = await pay(
                 ledger,
                 owner=owner,
-                client=_SendingOnce(client),
+                client=AsyncOrderClient(client),
                 clock=self.clock,
                 isolate_rejections=self.isolate_rejections,
                 policy=self.policy,
@@ -411,11 +410,15 @@ class RunaPayoutOperator(BaseOperator):
 
         try:
             processing = await settle(
-                ledger, client=_SendingOnce(client), statuses=statuses, clock=self.clock, keep_links=self.store_links
+                ledger,
+                client=AsyncOrderClient(client),
+                statuses=statuses,
+                clock=self.clock,
+                keep_links=self.store_links,
             )
         except RunaError as error:
             self.log.warning("The orders could not be read: %s", error)
-            return {batch.order_id: error for batch in ledger.batches(PLACED) if batch.order_id}
+            return {batch.order_id: error for batch in ledger.batches(BatchState.PLACED) if batch.order_id}
         return {order_id: unreadable.get(order_id) for order_id in processing}
 
     def _defer(self, processing: _Processing, deadline: datetime, cause: RunaApiError | None) -> None:
@@ -432,11 +435,11 @@ class RunaPayoutOperator(BaseOperator):
 
     # -- reporting --------------------------------------------------------------------------------------------------
 
-    def _tell(self, context: Context, summary: dict[str, Any]) -> dict[str, Any]:
+    def _publish(self, context: Context, summary: dict[str, Any]) -> dict[str, Any]:
         """Hand the summary to whoever is told of the campaign besides the XCom, and return it."""
-        tell_assets(context, self.outlets, summary)
+        add_asset_event_extra(context, self.outlets, summary)
         if self.mode != "plan":
-            self._told = summary
+            self._paid_summary = summary
         return summary
 
     def _summary(self, ledger: Ledger) -> dict[str, Any]:
@@ -444,8 +447,8 @@ class RunaPayoutOperator(BaseOperator):
         return {
             "campaign": ledger.campaign,
             "currency": self.currency,
-            "rows": {state: count for state, (count, _) in sorted(totals.items())},
-            "amounts": {state: f"{amount:.2f}" for state, (_, amount) in sorted(totals.items())},
+            "rows": {state.value: count for state, (count, _) in sorted(totals.items())},
+            "amounts": {state.value: f"{amount:.2f}" for state, (_, amount) in sorted(totals.items())},
         }
 
     def _report(self, ledger: Ledger, processing: _Processing, cause: RunaApiError | None) -> dict[str, Any]:
@@ -456,20 +459,20 @@ class RunaPayoutOperator(BaseOperator):
         self.log.info("Campaign %r: %s.", ledger.campaign, counts)
         facts = {"campaign": ledger.campaign, "counts": counts}
         error: PlacementError | None = None
-        if open_batches := ledger.batches(OPEN):
-            reason = ledger.reason(OPEN) or "another run of the campaign is at work on them"
+        if open_batches := ledger.batches(BatchState.OPEN):
+            reason = ledger.reason(BatchState.OPEN) or "another run of the campaign is at work on them"
             error = CampaignUnfinishedError(**facts, unplaced=len(open_batches), reason=reason, answer=cause)
         elif processing:
             error = _why(processing) or CampaignStillProcessingError(**facts, orders=len(processing))
-        elif FAILED in states:
+        elif RowState.FAILED in states:
             error = CampaignFailedError(**facts)
-        elif REJECTED in states:
-            error = CampaignRejectedError(**facts, reason=ledger.reason(REJECTED))
+        elif RowState.REJECTED in states:
+            error = CampaignRejectedError(**facts, reason=ledger.reason(BatchState.REJECTED))
         if error is None:
             return summary
         # Whose outcome is not known yet is not a partial failure: only another attempt can tell.
-        final = isinstance(error, CampaignFailedError | CampaignRejectedError)
-        if final and self.on_partial_failure == "warn":
+        is_partial_failure = isinstance(error, CampaignFailedError | CampaignRejectedError)
+        if is_partial_failure and self.on_partial_failure == "warn":
             self.log.warning("%s", error)
             return summary
         raise error
@@ -477,7 +480,7 @@ class RunaPayoutOperator(BaseOperator):
 
 def _what_to_wait_for(paid: Paid) -> RunaApiError | None:
     """Return why orders are not placed, if a retry has to wait for that: first for a person, then for a rate limit."""
-    for kinds in (HEALABLE, RunaRateLimitError):
+    for kinds in (RECOVERABLE_REJECTIONS, RunaRateLimitError):
         for error in paid.unplaced:
             if isinstance(error.cause, kinds):
                 return error.cause
@@ -495,43 +498,29 @@ def _why(processing: _Processing) -> PlacementError | None:
     return None
 
 
-class _SendingOnce:
-    """A client as ``placement`` takes it: it decides itself whether to send an order again."""
-
-    def __init__(self, client: AsyncRunaClient) -> None:
-        self._client = client
-        self.get_order = client.get_order
-        self.list_orders = client.list_orders
-
-    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
-        return await self._client.create_order(
-            order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=False
-        )
-
-
 class _Progress:
     """Tells the log how far the orders are, every few seconds."""
 
     def __init__(self, operator: RunaPayoutOperator, ledger: Ledger) -> None:
         self.operator = operator
         self.ledger = ledger
-        self.began = self.told = operator.clock.now()
+        self.began = self.last_logged = operator.clock.now()
 
     def placing(self, paid: Paid, left: int) -> None:
         """Tell how many orders are placed and left."""
         rate = paid.placed / ((self.operator.clock.now() - self.began).total_seconds() or 1.0)
         to_go = f", about {left / rate:.0f} s to go" if rate else ""
-        self._tell(f"{paid.placed} order(s) placed, {left} left, {rate:.1f} a second{to_go}")
+        self._log(f"{paid.placed} order(s) placed, {left} left, {rate:.1f} a second{to_go}")
 
     def waiting(self, processing: int) -> None:
         """Tell how many orders are not done."""
-        self._tell(f"{processing} order(s) are PROCESSING")
+        self._log(f"{processing} order(s) are PROCESSING")
 
-    def _tell(self, orders: str) -> None:
+    def _log(self, orders: str) -> None:
         now = self.operator.clock.now()
-        if (now - self.told).total_seconds() < PROGRESS_SECONDS:
+        if (now - self.last_logged).total_seconds() < PROGRESS_SECONDS:
             return
-        self.told = now
+        self.last_logged = now
         rows = ", ".join(f"{count} {state}" for state, (count, _) in sorted(self.ledger.totals().items()))
         self.operator.log.info("Campaign %r: %s; rows: %s.", self.ledger.campaign, orders, rows)
 

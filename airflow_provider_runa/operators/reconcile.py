@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 from sqlalchemy.engine import Engine
 
 from airflow_provider_runa.api.client import AsyncRunaClient
-from airflow_provider_runa.api.errors import InvalidOrderError
+from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
 from airflow_provider_runa.campaign.errors import LedgerDiffersError
 from airflow_provider_runa.campaign.reconcile import Difference, Reconciliation, reconcile
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook, RunaSettings
-from airflow_provider_runa.operators._ledger import ledger_engine
-from airflow_provider_runa.operators.runa import for_airflow
-from airflow_provider_runa.placement.errors import PlacementError
+from airflow_provider_runa.hooks.ledger import LedgerHook
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook, RunaSettings
+from airflow_provider_runa.utils.arguments import parse_datetime
+from airflow_provider_runa.utils.failures import to_airflow_exception
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -29,7 +29,7 @@ class RunaReconcileOperator(BaseOperator):
     It finds orders that pay and the ledger does not know, orders and items that the ledger knows and Runa does not,
     orders that do not pay as the ledger says, recipients whom two orders pay, and amounts that differ. Rows that are
     still to be paid are no difference. It only reads. The log has one line per difference, without recipients;
-    ``python -m airflow_provider_runa.reconcile`` tells them, too.
+    ``runa-reconcile`` tells them, too.
 
     Returns a summary: ``{"campaign", "differences", "orders", "hidden", "open_rows"}``: the number of differences by
     kind (none), of orders that were looked at, of orders still PROCESSING that could not be, and of open rows by state.
@@ -76,7 +76,7 @@ class RunaReconcileOperator(BaseOperator):
             result = self._compare()
             for difference in result.differences:
                 self.log.error("%s: campaign %r, order %s: %s.", *_shown(difference))
-            self.log.info("%s", told(result))
+            self.log.info("%s", result)
             summary = {
                 "campaign": self.campaign,
                 "differences": result.counts(),
@@ -90,16 +90,16 @@ class RunaReconcileOperator(BaseOperator):
                 counts = ", ".join(f"{count} {kind}" for kind, count in result.counts().items())
                 what = "the period" if self.campaign is None else f"campaign {self.campaign!r}"
                 raise LedgerDiffersError(what=what, counts=counts)
-        except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
-            raise for_airflow(error) from None
+        except RunaError as error:
+            raise to_airflow_exception(error) from None
         return summary
 
     def _compare(self) -> Reconciliation:
         if gone := [name for name in self._given if not str(getattr(self, name) or "").strip()]:
             raise InvalidOrderError(f"{gone[0]}: its value is missing")
-        since, until = moment("since", self.since), moment("until", self.until)
+        since, until = parse_datetime("since", self.since), parse_datetime("until", self.until)
         settings = RunaHook(self.runa_conn_id).get_settings()
-        with ledger_engine(self.ledger_conn_id, reading=True) as engine:
+        with LedgerHook(self.ledger_conn_id).open(reading=True) as engine:
             return compare(engine, settings, campaign=self.campaign, since=since, until=until)
 
 
@@ -136,28 +136,3 @@ def compare(
             )
 
     return asyncio.run(look())
-
-
-def moment(name: str, value: datetime | str | None) -> datetime | None:
-    """Return a moment, aware of its zone.
-
-    :param name: the parameter, for the error.
-    :param value: a ``datetime``, or text as ISO 8601 has it; UTC if it names no zone.
-    :raises InvalidOrderError: if it is neither.
-    """
-    if value is None:
-        return None
-    try:
-        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
-    except ValueError:
-        raise InvalidOrderError(f"{name}: must be a date or a time such as 2026-01-31T12:00Z, not {value!r}") from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-def told(result: Reconciliation) -> str:
-    """Say in one line what was looked at."""
-    parts = [f"{result.orders} order(s) looked at", f"{len(result.differences)} difference(s)"]
-    parts += [f"{count} row(s) {state}" for state, count in result.open_rows.items()]
-    if result.hidden:
-        parts.append(f"{result.hidden} order(s) still PROCESSING that do not tell yet whose they are")
-    return f"{'; '.join(parts)}."

@@ -8,28 +8,30 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus, check_execution_mode
-from airflow_provider_runa.asking import refused
-from airflow_provider_runa.handover import check_target, hand_over
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaConnectionSettingsError, RunaHook
-from airflow_provider_runa.lineage import lineage_of, tell_assets
-from airflow_provider_runa.links import RunaPortalLink
-from airflow_provider_runa.operators._ports import HookClient, SystemClock, TaskStateRecords
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
+from airflow_provider_runa.links.portal import RunaPortalLink
+from airflow_provider_runa.operators._placement_ports import BlockingOrderClient, SystemClock, TaskStateRecords
 from airflow_provider_runa.placement.errors import (
     LinksNotWrittenError,
     OrderFailedError,
-    PlacementError,
     StatusUnreadableError,
     StillProcessingError,
 )
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
 from airflow_provider_runa.placement.ports import run_blocking
-from airflow_provider_runa.rendered import LEFT_OUT, RecipientsHidden, given, read_amount, read_items
-from airflow_provider_runa.triggers.runa import SETTLED, UNREADABLE, RunaOrderTrigger, read_event
+from airflow_provider_runa.triggers._events import EventStatus, read_event
+from airflow_provider_runa.triggers.runa import EVENT_STATUSES, RunaOrderTrigger
+from airflow_provider_runa.utils.arguments import NOTSET, read_amount, read_items, to_seconds, unset_to_none
+from airflow_provider_runa.utils.assets import add_asset_event_extra
+from airflow_provider_runa.utils.failures import to_airflow_exception
+from airflow_provider_runa.utils.masking import MaskRecipientsMixin
+from airflow_provider_runa.utils.openlineage import build_lineage
+from airflow_provider_runa.utils.payout_links import check_links_target, write_payout_links
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -42,7 +44,7 @@ INLINE_SECONDS = 15.0
 _FIRST_PAUSES = (1.0, 2.0, 4.0, 8.0)
 
 
-class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
+class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
     """Places one Runa order, exactly once, and returns its id.
 
     However often the task is retried, cleared or killed: as long as the order's identity is the same, there is at
@@ -111,14 +113,14 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         currency: str,
         description: str | None = None,
         metadata: Mapping[str, str] | None = None,
-        order_key: str = LEFT_OUT,
-        look_back: timedelta | float | str = LEFT_OUT,
+        order_key: str = NOTSET,
+        look_back: timedelta | float | str = NOTSET,
         execution_mode: str = "async",
         wait_for_completion: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float | timedelta = 30.0,
         timeout: float | timedelta = 3600.0,
-        max_total: Decimal | float | str = LEFT_OUT,
+        max_total: Decimal | float | str = NOTSET,
         links_to: str | None = None,
         runa_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
@@ -128,20 +130,20 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         self.currency = currency
         self.description = description
         self.metadata = metadata
-        self.order_key = given(order_key)
-        self.look_back = given(look_back)
+        self.order_key = unset_to_none(order_key)
+        self.look_back = unset_to_none(look_back)
         self.execution_mode = execution_mode
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
-        self.poll_interval = in_seconds("poll_interval", poll_interval)
-        self.timeout = in_seconds("timeout", timeout)
-        self.max_total = given(max_total)
+        self.poll_interval = to_seconds("poll_interval", poll_interval)
+        self.timeout = to_seconds("timeout", timeout)
+        self.max_total = unset_to_none(max_total)
         self.links_to = links_to
         self.runa_conn_id = runa_conn_id
         # What was given must not be gone once it is rendered: without its value, less would be guarded than was meant.
-        self._has_order_key = order_key is not LEFT_OUT
-        self._has_look_back = look_back is not LEFT_OUT
-        self._has_max_total = max_total is not LEFT_OUT
+        self._has_order_key = order_key is not NOTSET
+        self._has_look_back = look_back is not NOTSET
+        self._has_max_total = max_total is not NOTSET
         self._has_links_to = links_to is not None
         self.clock = SystemClock()
         self._order_id: str | None = None
@@ -158,9 +160,9 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
                 order = self._place(hook, context, wanted).order
                 if self._waits():
                     order = self._wait(hook, order)
-            self._hand_over(order, wanted)
-        except (InvalidOrderError, PlacementError, RunaConnectionSettingsError) as error:
-            raise for_airflow(error) from None
+            self._write_payout_links(order, wanted)
+        except RunaError as error:
+            raise to_airflow_exception(error) from None
         return self._report(context, order, wanted)
 
     def execute_complete(self, context: Context, event: Any = None) -> str:
@@ -169,15 +171,15 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         :param context: the task's context.
         :param event: the event of :class:`~.RunaOrderTrigger`.
         """
-        event = read_event(event)
+        event = read_event(event, allowed=EVENT_STATUSES, needs="orders")
         (order_id,) = event["orders"]
         try:
-            if event["status"] == UNREADABLE:
+            if event["status"] == EventStatus.UNREADABLE:
                 raise StatusUnreadableError(order_id=order_id, answer=event.get("reason"))
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
                 order = self._fetch(hook, order_id)
                 self._environment = hook.get_settings().base_url
-                for pause in _FIRST_PAUSES if event["status"] == SETTLED else ():
+                for pause in _FIRST_PAUSES if event["status"] == EventStatus.FINAL else ():
                     if self._settled(order) is None:  # the list, which the trigger may have read, was ahead
                         run_blocking(self.clock.sleep(pause))
                         order = self._fetch(hook, order_id)
@@ -188,9 +190,9 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
                     wanted = self._wanted(context)
                 except InvalidOrderError as error:
                     raise LinksNotWrittenError(order_id=order_id, reason=str(error).rstrip(".")) from None
-                self._hand_over(order, wanted)
-        except PlacementError as error:
-            raise for_airflow(error) from None
+                self._write_payout_links(order, wanted)
+        except RunaError as error:
+            raise to_airflow_exception(error) from None
         return self._report(context, order)
 
     def on_kill(self) -> None:
@@ -203,17 +205,17 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
 
         :param task_instance: the task instance.
         """
-        told = self._summary
-        if told is None:
+        summary = self._summary
+        if summary is None:
             return None
-        amounts = {name: told[name] for name in ("face_value", "total_price", "total_discount") if told[name]}
-        return lineage_of(
+        amounts = {name: summary[name] for name in ("face_value", "total_price", "total_discount") if summary[name]}
+        return build_lineage(
             self._environment,
-            told["id"],
-            status=told["status"],
-            currency=told["currency"],
-            paid=told["items"],
-            counts={"items": told["items"]} if told["items"] else {},
+            summary["id"],
+            status=summary["status"],
+            currency=summary["currency"],
+            paid=summary["items"],
+            counts={"items": summary["items"]} if summary["items"] else {},
             amounts=amounts,
         )
 
@@ -248,7 +250,7 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
                 identity,
                 Attempt(task.try_number, self._began_after(context), self._look_back()),
                 execution_mode=self.execution_mode,
-                client=HookClient(hook),
+                client=BlockingOrderClient(hook.get_conn()),
                 records=TaskStateRecords(context.get("task_state_store"), identity),
                 clock=self.clock,
                 policy=self.policy,
@@ -276,7 +278,7 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         if self._has_links_to:
             if not self._waits():
                 raise InvalidOrderError("links_to: needs wait_for_completion=True, because links come with completion")
-            check_target(self.links_to, order)
+            check_links_target(self.links_to, order)
         if self._has_max_total:
             limit = read_amount("max_total", self.max_total)
             if order.total > limit:
@@ -293,8 +295,8 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         if not self._has_look_back:
             return None
         try:
-            given: Any = self.look_back
-            look_back = given if isinstance(given, timedelta) else timedelta(days=float(given))
+            value: Any = self.look_back
+            look_back = value if isinstance(value, timedelta) else timedelta(days=float(value))
         except (TypeError, ValueError, OverflowError):
             look_back = timedelta(-1)
         if look_back < timedelta(0):
@@ -347,13 +349,13 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         self._order_id = order_id
         try:
             return hook.get_order(order_id)
-        except (RunaError, RunaConnectionSettingsError) as error:
+        except RunaError as error:
             raise StatusUnreadableError(order_id=order_id, answer=error) from None
 
-    def _hand_over(self, order: Order, wanted: NewOrder) -> None:
+    def _write_payout_links(self, order: Order, wanted: NewOrder) -> None:
         """Write the payout links to where the author wants them, if anywhere."""
         if self._has_links_to:
-            count = hand_over(str(self.links_to), wanted, order)
+            count = write_payout_links(str(self.links_to), wanted, order)
             self.log.info("%d payout link(s) of order %s were written to links_to.", count, order.id)
 
     # -- reporting --------------------------------------------------------------------------------------------------
@@ -375,37 +377,11 @@ class RunaCreateOrderOperator(RecipientsHidden, BaseOperator):
         }
         if self.do_xcom_push:
             context["ti"].xcom_push(key="order", value=summary)
-        tell_assets(context, self.outlets, {"order_id": order.id, **{k: v for k, v in summary.items() if k != "id"}})
+        add_asset_event_extra(
+            context, self.outlets, {"order_id": order.id, **{k: v for k, v in summary.items() if k != "id"}}
+        )
         self._summary = summary
         return order.id
-
-
-def in_seconds(name: str, value: float | timedelta) -> float:
-    """Return a time in seconds.
-
-    :param name: the parameter, for the error.
-    :param value: seconds, or a ``timedelta``.
-    :raises ValueError: if it is not above zero.
-    """
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
-        raise ValueError(f"{name}: must be a timedelta or a number of seconds above zero, not {value!r}")
-    return float(seconds)
-
-
-def for_airflow(
-    error: InvalidOrderError | PlacementError | RunaConnectionSettingsError,
-    *,
-    so_far: str = "Nothing was sent in this attempt",
-) -> Exception:
-    """Return the error as Airflow should see it: one that no retry heals must not burn retries.
-
-    :param error: what went wrong.
-    :param so_far: what happened to the money, where the error does not say it.
-    """
-    if isinstance(error, PlacementError):
-        return error if error.retryable else AirflowFailException(str(error))
-    return refused(error, so_far=so_far)
 
 
 def _text(amount: Decimal | None) -> str | None:

@@ -1,7 +1,7 @@
-"""How an attempt can end without an order, in words for a person at three in the morning.
+"""How an attempt can end without an order. Each error is written for a person at three in the morning.
 
-Each error says what happened to the money, what the task does next and what to do. None of them names a recipient,
-a link or a key. ``retryable`` says whether another attempt may end differently.
+An error has three lines: what happened to the money, what happens next, what to do. None of them names a recipient, a
+link or a key. ``retryable`` says whether another attempt may end differently.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from airflow_provider_runa.api.errors import RunaError
 class PlacementError(RunaError):
     """An attempt ended without an order that it may call its own.
 
-    :param facts: the values for the places in ``money``, ``next`` and ``todo``.
+    :param facts: values for the placeholders in ``money``, ``next`` and ``todo``.
     """
 
     #: Whether another attempt may end differently.
@@ -28,16 +28,16 @@ class PlacementError(RunaError):
 
     def __init__(self, **facts: Any) -> None:
         self.facts = facts
-        super().__init__(" ".join(text.format(**facts) for text in (self.money, self.next, self.todo)))
+        super().__init__("\n".join(text.format(**facts) for text in (self.money, self.next, self.todo)))
 
     @property
     def happened(self) -> str:
-        """What happened to the money, alone."""
+        """The first line: what happened to the money."""
         return self.money.format(**self.facts)
 
     @property
     def cause(self) -> RunaError | None:
-        """The answer behind it, if there is one: it says how long to wait, see ``retries``."""
+        """The answer of Runa's behind it, if there is one. It decides how long to wait, see ``retry_policy``."""
         answer = self.facts.get("answer")
         return answer if isinstance(answer, RunaError) else None
 
@@ -49,138 +49,136 @@ def _rebuild(kind: type[PlacementError], facts: dict[str, Any]) -> PlacementErro
     return kind(**facts)
 
 
-class RefusedError(PlacementError):
-    """Runa looked at the order and refused it."""
+class RejectedError(PlacementError):
+    """Runa processed the order and rejected it."""
 
     @property
     def nobody_was_paid(self) -> bool:
-        """Whether it is known of every request for this identity that it has paid nobody."""
+        """Whether every request for this identity is known to have paid nobody."""
         return bool(self.facts["accounted"])
 
 
-class OrderRejectedError(RefusedError):
-    """Runa refused the order for a reason that only a change of the order or the account can heal."""
+class OrderRejectedError(RejectedError):
+    """Runa rejected the order. Only a change of the order or of the account fixes that."""
 
     retryable = False
-    money = "This request paid nobody: Runa refused the order ({answer}); {earlier}."
-    next = "The task fails without further retries, because they would be refused as well."
-    todo = "Mend what Runa names, then clear the task."
+    money = "This request paid nobody: Runa rejected the order ({answer}); {earlier}."
+    next = "The task fails without further retries, because Runa would reject them too."
+    todo = "Fix what Runa names, then clear the task."
 
 
-class OrderHeldBackError(RefusedError):
-    """Runa refused the order for a reason that time or a top-up can heal."""
+class OrderHeldBackError(RejectedError):
+    """Runa rejected the order for now. Time or a top-up fixes that."""
 
     retryable = True
-    money = "This request paid nobody: Runa refused the order for now ({answer}); {earlier}."
+    money = "This request paid nobody: Runa rejected the order for now ({answer}); {earlier}."
     next = "The next retry sends the order again."
-    todo = "Top up the balance or lift the restriction that Runa names; if no retry is left, clear the task."
+    todo = "Top up the balance or lift the restriction that Runa names. If no retry is left, clear the task."
 
 
-class AccessRefusedError(PlacementError):
-    """Runa refused the request before it looked at the order: the key, the address or the version is wrong."""
+class AccessRejectedError(PlacementError):
+    """Runa rejected the request before processing it: the API key, the address or the version is wrong."""
 
     retryable = False
-    money = "This request paid nobody: Runa refused it at the door ({answer}); {earlier}."
+    money = "This request paid nobody: Runa rejected it before processing the order ({answer}); {earlier}."
     next = "The task fails without further retries."
-    todo = "Mend the connection (API key, host, API version), then clear the task: it goes on with the same order."
+    todo = "Fix the connection (API key, host, API version), then clear the task. It continues with the same order."
 
 
 class OutcomeUnknownError(PlacementError):
-    """No usable answer came within the time an attempt has, and the order list does not settle it."""
+    """No usable answer came in time, and the order list does not show the order."""
 
     retryable = True
     money = "Unknown whether the order was placed (last answer: {answer})."
-    next = "The next retry sends the same order under the same key, which cannot pay twice."
-    todo = (
-        "If no retry is left, clear the task; to see for yourself, look for reference {reference} in the Runa portal."
-    )
+    next = "The next retry sends the same order under the same idempotency key, which cannot pay twice."
+    todo = "If no retry is left, clear the task. To check yourself, search for {reference} in the Runa portal."
 
 
 class InconclusiveSearchError(PlacementError):
-    """The order list cannot tell whether the order exists, because some orders do not show what they are yet."""
+    """The order list cannot show whether the order exists, because some orders do not show their description yet."""
 
     retryable = True
     money = (
-        "Unknown whether the order was placed ({reason}): it is not in the order list, but {hidden} order(s) that "
-        "are still processing do not show their description."
+        "Unknown whether the order was placed ({reason}): the order list does not show it, but {hidden} order(s) in it "
+        "are still processing and hide their description."
     )
-    next = "Nothing more was sent. The next retry looks again."
-    todo = "If no retry is left, look for reference {reference} in the Runa portal, then clear the task."
+    next = "Nothing more was sent. The next retry searches again."
+    todo = "If no retry is left, search for {reference} in the Runa portal, then clear the task."
 
 
 class PaymentChangedError(PlacementError):
-    """An order was placed under this identity that pays something else than the task wants now."""
+    """An order was placed earlier for this identity, and it pays something else."""
 
     retryable = False
     money = "Order {order_id} was placed earlier for this identity and pays something else: {fields}."
-    next = "Nothing was sent now, and the task fails without further retries."
+    next = "Nothing was sent now. The task fails without further retries."
     todo = (
-        "If the earlier payment was right, restore the task's input and clear it; if this one is to be paid as well, "
-        "give it an order_key of its own."
+        "If the earlier payment is right, restore the task's input and clear the task. If this one must be paid too, "
+        "give it a different order_key."
     )
 
 
 class WrongAccountError(PlacementError):
-    """Runa does not know an order that this task has placed."""
+    """Runa does not know an order that this task placed."""
 
     retryable = False
-    money = "Order {order_id} was placed by this task, but Runa does not know it here."
-    next = "Nothing was sent now, and the task fails without further retries."
-    todo = "The connection points at another account than the one that paid: set it right, then clear the task."
+    money = "Order {order_id} was placed by this task, but this Runa account does not have it."
+    next = "Nothing was sent now. The task fails without further retries."
+    todo = "The connection points at another account than the one that paid. Correct it, then clear the task."
 
 
 class RecordUnavailableError(PlacementError):
-    """The record of the task cannot be read or written, so that nothing (more) may be sent."""
+    """The record of the task cannot be read or written, so nothing more may be sent."""
 
     retryable = True
     money = (
-        "Nothing was sent from here on, because the record of what the task sends cannot be {verb} ({reason}); "
-        "what it has sent before is not lost."
+        "Nothing was sent from here on, because the record of what this task sent cannot be {verb} ({reason}). "
+        "Earlier requests are not lost."
     )
-    next = "The next retry begins with the record again, and finds an order that was placed."
-    todo = "Check that the worker reaches Airflow's API server; if no retry is left, clear the task."
+    next = "The next retry reads the record again and finds an order that was placed."
+    todo = "Check that the worker reaches Airflow's API server. If no retry is left, clear the task."
 
 
 class OrderFailedError(PlacementError):
-    """Runa accepted the order and could not complete it. Runa gives no reason for it."""
+    """Runa accepted the order and could not complete it. Runa gives no reason."""
 
     retryable = True
-    money = "Nobody was paid: order {order_id} ended FAILED at Runa, which gives no reason."
-    next = "The next retry places the order again, as a new one."
-    todo = "If no retry is left, clear the task; if it keeps failing, ask Runa's support about {order_id}."
+    money = "Nobody was paid: order {order_id} ended FAILED. Runa gives no reason."
+    next = "The next retry places the order again, as a new order."
+    todo = "If no retry is left, clear the task. If it fails again, ask Runa's support about {order_id}."
 
 
 class StatusUnreadableError(PlacementError):
-    """The order was placed, but whether it goes well cannot be read now."""
+    """The order was placed, but its status cannot be read now."""
 
     retryable = True
-    money = "Order {order_id} was placed; its status could not be read ({answer})."
-    next = "The next retry takes up the same order and sends nothing."
+    money = "Order {order_id} was placed, but its status could not be read ({answer})."
+    next = "The next retry reads the same order again and sends nothing."
     todo = "If no retry is left, clear the task."
 
 
 class GenerationsExhaustedError(PlacementError):
-    """Every generation there can be was refused or ended FAILED."""
+    """Every generation of the identity was rejected or ended FAILED."""
 
     retryable = False
-    money = "Nobody was paid: all {count} attempts to place this order were refused or ended FAILED."
+    money = "Nobody was paid: all {count} attempts to place this order were rejected or ended FAILED."
     next = "The task fails without further retries."
-    todo = "Find out why with Runa's support, then pay under a new order_key."
+    todo = "Ask Runa's support for the cause, then pay under a new order_key."
 
 
 class StillProcessingError(PlacementError):
     """The order was placed, and is not done within the time that the task waits."""
 
     retryable = True
-    money = "Order {order_id} was placed and is still PROCESSING after {seconds} s of waiting; it goes on at Runa."
-    next = "The next retry takes up the same order and sends nothing."
-    todo = "If no retry is left, clear the task; raise its timeout if orders take that long."
+    money = "Order {order_id} was placed and is still PROCESSING after {seconds} s. Runa continues with it."
+    next = "The next retry waits for the same order and sends nothing."
+    todo = "If no retry is left, clear the task. If orders take that long, raise its timeout."
 
 
 class LinksNotWrittenError(PlacementError):
-    """The order is COMPLETED, and its payout links could not be written to where they were to go."""
+    """The order is COMPLETED, but its payout links could not be written to ``links_to``."""
 
     retryable = True
     money = "Order {order_id} is COMPLETED, but its payout links could not be written to links_to ({reason})."
-    next = "The next retry takes up the same order, sends nothing and writes them anew."
-    todo = "See that the worker can write there; if no retry is left, clear the task."
+    next = "The next retry reads the same order, sends nothing and writes the links again."
+    todo = "Make sure that the worker can write there. If no retry is left, clear the task."

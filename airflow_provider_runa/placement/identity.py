@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrder
+from airflow_provider_runa.placement.missing import is_missing
 
 # A fixed namespace of this provider's: changing it would give every order that is under way a new key.
 KEY_NAMESPACE = uuid.UUID("5b2e1f0a-6c53-4d0e-9a3f-0f6f1f3c7d11")
@@ -27,7 +28,7 @@ KEY_NAMESPACE = uuid.UUID("5b2e1f0a-6c53-4d0e-9a3f-0f6f1f3c7d11")
 LAST_GENERATION = 99
 
 #: Characters of a description that stay for the user (Runa allows 128, the reference takes the rest).
-MAX_DESCRIPTION = 109
+MAX_USER_DESCRIPTION = 109
 
 #: Prefix of the metadata keys that this provider writes; not available to the user.
 METADATA_PREFIX = "airflow_"
@@ -44,10 +45,6 @@ _PROVENANCE: dict[str, tuple[str, ...]] = {
 
 _MAX_METADATA_VALUE = 200
 _MAX_METADATA_PAIRS = 20
-
-# What a template renders to when the value behind it is missing. As an ``order_key`` each would be shared by
-# every row that lacks a value, and only the first of them would ever be paid.
-_MISSING_VALUES = frozenset({"", "none", "null", "nan", "undefined"})
 
 
 def normalize_environment(base_url: str) -> str:
@@ -83,7 +80,7 @@ class OrderIdentity:
                 f"order_key: must be text, not {type(order_key).__name__}; give it a prefix, as in 'customer-42'"
             )
         key = order_key.strip()
-        if key.lower() in _MISSING_VALUES:
+        if is_missing(key):
             raise InvalidOrderError(
                 f"order_key: rendered to {key!r}, which looks like a missing value; every order with that key "
                 "would count as one and the same"
@@ -173,9 +170,9 @@ class OrderIdentity:
         description, metadata = order.description or "", order.metadata or {}
         provenance = self.provenance()
         room = _MAX_METADATA_PAIRS - len(provenance) - 1
-        if len(description) > MAX_DESCRIPTION:
+        if len(description) > MAX_USER_DESCRIPTION:
             raise InvalidOrderError(
-                f"description: has {len(description)} characters, {MAX_DESCRIPTION} are allowed "
+                f"description: has {len(description)} characters, {MAX_USER_DESCRIPTION} are allowed "
                 "(Runa takes 128; the rest is for the reference that finds the order again)"
             )
         if len(metadata) > room:

@@ -78,7 +78,7 @@ class _Item:
         return fields
 
     @property
-    def told(self) -> int:
+    def known_fields(self) -> int:
         """How much an answer tells of the item: the more, the earlier it must find its counterpart."""
         return sum(value is not None for value in vars(self).values())
 
@@ -150,7 +150,7 @@ def _match(ours: list[_Item], theirs: list[_Item]) -> dict[int, int]:
     for index, item in enumerate(ours):
         left[item].append(index)
     matched = {}
-    for position in sorted(range(len(theirs)), key=lambda position: -theirs[position].told):
+    for position in sorted(range(len(theirs)), key=lambda position: -theirs[position].known_fields):
         placed = theirs[position]
         same = placed if left.get(placed) else next((i for i in left if left[i] and not i.differences(placed)), None)
         if same is not None:

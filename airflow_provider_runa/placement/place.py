@@ -34,7 +34,7 @@ import hashlib
 import itertools
 import logging
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from airflow_provider_runa.api.errors import (
@@ -53,9 +53,9 @@ from airflow_provider_runa.api.errors import (
     RunaValidationError,
 )
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus
-from airflow_provider_runa.api.retries import is_outcome_unknown, pause_before_retry
+from airflow_provider_runa.api.retry import is_outcome_unknown, pause_before_retry
 from airflow_provider_runa.placement.errors import (
-    AccessRefusedError,
+    AccessRejectedError,
     GenerationsExhaustedError,
     InconclusiveSearchError,
     OrderFailedError,
@@ -70,8 +70,8 @@ from airflow_provider_runa.placement.errors import (
 from airflow_provider_runa.placement.identity import LAST_GENERATION, OrderIdentity, unmarked
 from airflow_provider_runa.placement.payment import differences, fingerprint
 from airflow_provider_runa.placement.ports import Clock, OrderClient, RecordStore
-from airflow_provider_runa.placement.reconcile import CLOCK_SLACK, Sighting, search
 from airflow_provider_runa.placement.record import Record
+from airflow_provider_runa.placement.search import CLOCK_SLACK, SearchResult, search
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +89,11 @@ KEY_MEMORY = timedelta(days=31)
 LONGEST_ATTEMPT = timedelta(hours=12)
 
 #: Answers that time or a top-up can heal, so that a retry makes sense.
-HEALABLE = (RunaInsufficientFundsError, RunaOrderingRestrictedError, RunaPaymentMethodUnavailableError)
+RECOVERABLE_REJECTIONS = (RunaInsufficientFundsError, RunaOrderingRestrictedError, RunaPaymentMethodUnavailableError)
 
 #: Answers about the order, which Runa replays under its key. Any other 4xx is given at the door.
-ABOUT_THE_ORDER = (RunaBadRequestError, RunaForbiddenError, RunaValidationError)
-AT_THE_DOOR = (RunaInsecureProtocolError, RunaInvalidVersionError)
+ORDER_REJECTIONS = (RunaBadRequestError, RunaForbiddenError, RunaValidationError)
+REJECTED_BEFORE_PROCESSING = (RunaInsecureProtocolError, RunaInvalidVersionError)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Attempt:
         request. Default: 28 days.
     :param exclusive: whether the record is never lost, and no earlier attempt can write it any more. Then no record
         proves that nothing was sent; and a refusal proves that nobody was, and will be, paid by this identity, if every
-        key that was sent before is spent (see :attr:`~.RefusedError.nobody_was_paid`).
+        key that was sent before is spent (see :attr:`~.RejectedError.nobody_was_paid`).
     """
 
     number: int
@@ -182,11 +182,21 @@ async def place(
     :raises PlacementError: if the attempt ends without an order; see ``errors``.
     """
     rng = rng or random.Random()  # noqa: S311 - jitter is no secret
-    placing = _Placing(order, identity, attempt, execution_mode, client, records, clock, policy, rng)
-    return await placing.run()
+    placer = _Placer(
+        order=order,
+        identity=identity,
+        attempt=attempt,
+        execution_mode=execution_mode,
+        client=client,
+        records=records,
+        clock=clock,
+        policy=policy,
+        rng=rng,
+    )
+    return await placer.run()
 
 
-class _StillUnknownError(Exception):
+class _OutcomeStillUnknownError(Exception):
     """The budget is spent and the outcome still unknown; ``error`` is the last answer."""
 
     def __init__(self, error: RunaError) -> None:
@@ -194,38 +204,36 @@ class _StillUnknownError(Exception):
         self.error = error
 
 
-class _Placing:
-    """One attempt."""
+@dataclass(kw_only=True)
+class _Placer:
+    """One attempt to place an order. The parameters up to ``rng`` are those of :func:`place`.
 
-    def __init__(
-        self,
-        order: NewOrder,
-        identity: OrderIdentity,
-        attempt: Attempt,
-        execution_mode: str,
-        client: OrderClient,
-        records: RecordStore,
-        clock: Clock,
-        policy: Policy,
-        rng: random.Random,
-    ) -> None:
-        self.order = order
-        self.identity = identity
-        self.attempt = attempt
-        self.execution_mode = execution_mode
-        self.client = client
-        self.records = records
-        self.clock = clock
-        self.policy = policy
-        self.rng = rng
-        self.payment = fingerprint(identity.environment, order)
-        self.started = clock.now()
-        #: The record that earlier attempts left, as it was when this one began.
-        self.earlier: Record | None = None
-        #: Whether every request for this identity that is known of got a usable answer.
-        self.all_accounted = False
-        #: How far a search reaches back at least: whoever used a key that Runa still knows must be found.
-        self.searched_back_to = self.started - KEY_MEMORY if identity.survives_runs else self.started
+    :param payment: fingerprint of the payment.
+    :param started: when this attempt began.
+    :param earlier: the record that earlier attempts left, as it was when this attempt began.
+    :param all_accounted: whether every known request for this identity got a usable answer.
+    :param searched_back_to: how far back a search goes at least. It must find every order whose key Runa still knows.
+    """
+
+    order: NewOrder
+    identity: OrderIdentity
+    attempt: Attempt
+    execution_mode: str
+    client: OrderClient
+    records: RecordStore
+    clock: Clock
+    policy: Policy
+    rng: random.Random
+    payment: str = field(init=False)
+    started: datetime = field(init=False)
+    earlier: Record | None = field(init=False, default=None)
+    all_accounted: bool = field(init=False, default=False)
+    searched_back_to: datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.payment = fingerprint(self.identity.environment, self.order)
+        self.started = self.clock.now()
+        self.searched_back_to = self.started - KEY_MEMORY if self.identity.survives_runs else self.started
 
     async def run(self) -> Placement:
         """Begin where the last attempt stopped, then try one generation after the other."""
@@ -234,7 +242,7 @@ class _Placing:
         if self.attempt.exclusive and self.earlier is None:
             self.attempt = replace(self.attempt, number=1)  # nothing was sent by the attempts before
         self.all_accounted = self._is_first and not self.identity.survives_runs
-        reached = await self._take_up()
+        reached = await self._resume()
         while not isinstance(reached, Placement):
             if reached > LAST_GENERATION:
                 raise GenerationsExhaustedError(count=LAST_GENERATION + 1)
@@ -248,12 +256,12 @@ class _Placing:
 
     # Each step below returns the placement, or the generation to try next.
 
-    async def _take_up(self) -> Placement | int:
+    async def _resume(self) -> Placement | int:
         """Begin: with the order of an earlier attempt, or with its generation."""
         record = self.earlier
         generation = record.generation if record is not None else 0
         if record is not None and record.order_id is not None:
-            if placement := await self._take_up_order(record, record.order_id):
+            if placement := await self._resume_order(record, record.order_id):
                 return placement
             generation += 1
         if self.started - self._not_before() > KEY_LIFETIME:
@@ -263,7 +271,7 @@ class _Placing:
             return await self._search(0, "it may be older than Runa's memory of keys", quiet)
         return generation
 
-    async def _take_up_order(self, record: Record, order_id: str) -> Placement | None:
+    async def _resume_order(self, record: Record, order_id: str) -> Placement | None:
         """Adopt the order that is on record, unless it FAILED (``None``), is unknown here or pays something else."""
         try:
             order = await self.client.get_order(order_id)
@@ -275,57 +283,78 @@ class _Placing:
             log.warning("Order %s ended FAILED and paid nobody: placing it again as a new order.", order_id)
             return None
         if record.payment != self.payment:
-            told = differences(self.order, order) if order.items is not None else []
-            raise PaymentChangedError(order_id=order_id, fields="; ".join(told) or "its items or its currency")
+            changed = differences(self.order, order) if order.items is not None else []
+            raise PaymentChangedError(order_id=order_id, fields="; ".join(changed) or "its items or its currency")
         return self._adopt(order, record.generation, record.body)
 
+    # -- one generation: each row of the table at the head of this file is one line of _try ---------------------------
+
     async def _try(self, generation: int, *, marked: bool = False, quiet: float | None = None) -> Placement | int:
-        """Send one generation and see what the answer proves.
+        """Send one generation, and act on what the answer proves.
 
         :param generation: the generation.
         :param marked: send a marked copy, to learn whether Runa holds an answer under this key.
-        :param quiet: how long the order of whoever used the key may be missing from the list, in seconds.
+        :param quiet: how long an order that used the key may be missing from the list, in seconds. Default: the
+            policy's settling time, because the stored answer may be a 5xx.
         """
         record = await self._write_intent(generation)
-        may_be_repeated = self._may_be_repeated(generation)
         try:
             order = await self._send(record, marked=marked)
-        except _StillUnknownError as unknown:
+        except _OutcomeStillUnknownError as unknown:
             return await self._resolve(generation, unknown.error, marked=marked)
         except RunaIdempotencyMismatchError as error:
-            self.searched_back_to = self.started - KEY_MEMORY
-            quiet = self.policy.settling if quiet is None else quiet  # that answer may have been a 5xx
-            reached = await self._search(generation + 1, f"its key was used before: {error}", quiet)
-            self.all_accounted = self.attempt.exclusive  # whoever still sends that key gets its answer
-            return reached
+            return await self._after_used_key(generation, error, self.policy.settling if quiet is None else quiet)
         except RunaApiError as error:
             if error.type is None:
-                # Not Runa's words: somebody in between has blocked the request, or only the answer to it.
-                self.all_accounted = False
-                return await self._resolve(generation, error, marked=marked)
-            if may_be_repeated and not marked:
-                log.warning("Refused (%s); sending a marked copy, which tells whether that is an old answer.", error)
-                return await self._try(generation, marked=True, quiet=self.policy.in_flight)
-            self._raise_if_at_the_door(error)
-            if self.attempt.exclusive and not self.all_accounted:
-                # An order whose answer was lost may be there already. If Runa refuses the marked copy as well, it does
-                # so before it looks at the key, and no answer ever tells: then the list has to.
-                sighting = await self._look_again(self.policy.settling if marked else 0.0)
-                self.all_accounted = marked and sighting.absent
-                if sighting.order is not None:
-                    return await self._adopt_found(sighting.order, sighting.generation)
-            refused = OrderHeldBackError if isinstance(error, HEALABLE) else OrderRejectedError
-            raise refused(answer=error, earlier=self._earlier_requests(), accounted=self.all_accounted) from None
-        await self._note(replace(record, order_id=order.id))
+                return await self._after_foreign_answer(generation, error, marked=marked)
+            if self._may_be_repeated(generation) and not marked:
+                return await self._send_marked_copy(generation, error)
+            return await self._after_rejection(error, marked=marked)
+        return await self._after_accepted(record, order)
+
+    async def _after_accepted(self, record: Record, order: Order) -> Placement | int:
+        """Save the order's id. An order that FAILED paid nobody: its key is spent."""
+        generation = record.generation
+        await self._save_result(replace(record, order_id=order.id))
         if not self._is_fresh(generation):
-            order = await self._see(order)
-        if order.status == OrderStatus.FAILED:
-            placed_before = order.created_at is not None and order.created_at < self.started - CLOCK_SLACK
-            if not (may_be_repeated or placed_before):
-                raise OrderFailedError(order_id=order.id)
-            log.warning("Order %s ended FAILED and paid nobody: placing it again as a new order.", order.id)
-            return generation + 1
-        return Placement(order, generation, self.identity.reference(generation), adopted=False)
+            order = await self._refresh(order)
+        if order.status != OrderStatus.FAILED:
+            return Placement(order, generation, self.identity.reference(generation), adopted=False)
+        placed_before = order.created_at is not None and order.created_at < self.started - CLOCK_SLACK
+        if not (self._may_be_repeated(generation) or placed_before):
+            raise OrderFailedError(order_id=order.id)
+        log.warning("Order %s ended FAILED and paid nobody: placing it again as a new order.", order.id)
+        return generation + 1
+
+    async def _after_used_key(self, generation: int, error: RunaError, quiet: float) -> Placement | int:
+        """Runa holds an answer under this key. Find its order, or prove that there is none: then the key is spent."""
+        self.searched_back_to = self.started - KEY_MEMORY
+        reached = await self._search(generation + 1, f"its key was used before: {error}", quiet)
+        self.all_accounted = self.attempt.exclusive  # a request that is still under way gets the stored answer
+        return reached
+
+    async def _after_foreign_answer(self, generation: int, error: RunaApiError, *, marked: bool) -> Placement | int:
+        """Not an answer of Runa's: a gateway blocked the request, or only the answer to it."""
+        self.all_accounted = False
+        return await self._resolve(generation, error, marked=marked)
+
+    async def _send_marked_copy(self, generation: int, error: RunaError) -> Placement | int:
+        """The rejection may be a stored answer. A marked copy shows whether it is."""
+        log.warning("Rejected (%s); sending a marked copy, which shows whether that is an old answer.", error)
+        return await self._try(generation, marked=True, quiet=self.policy.in_flight)
+
+    async def _after_rejection(self, error: RunaApiError, *, marked: bool) -> Placement:
+        """Runa rejected this request, which paid nobody. Raise, unless an earlier request has placed the order."""
+        self._raise_if_rejected_before_processing(error)
+        if self.attempt.exclusive and not self.all_accounted:
+            # An earlier request whose answer was lost may have placed the order. If Runa rejects the marked copy as
+            # well, it does so before it looks at the key, and no answer will ever show it: only the list does.
+            result = await self._look_again(self.policy.settling if marked else 0.0)
+            self.all_accounted = marked and result.absent
+            if result.order is not None:
+                return await self._adopt_found(result.order, result.generation)
+        kind = OrderHeldBackError if isinstance(error, RECOVERABLE_REJECTIONS) else OrderRejectedError
+        raise kind(answer=error, earlier=self._earlier_requests(), accounted=self.all_accounted) from None
 
     def _is_fresh(self, generation: int) -> bool:
         """Whether an order that was accepted now was placed by the one request there was, so that it is as it says."""
@@ -355,12 +384,12 @@ class _Placing:
                 self.all_accounted = False
                 pause = pause_before_retry(tries, error, self.rng)
                 if self.clock.now() + timedelta(seconds=pause) > deadline:
-                    raise _StillUnknownError(error) from None
+                    raise _OutcomeStillUnknownError(error) from None
                 log.warning("Outcome unknown (%s): asking again with the same key in %.0f s.", error, pause)
             await self.clock.sleep(pause)
         raise AssertionError("unreachable")
 
-    async def _see(self, order: Order) -> Order:
+    async def _refresh(self, order: Order) -> Order:
         """Return the order as it is now: the answer to a POST may be the replay of one that has FAILED since."""
         if order.status == OrderStatus.COMPLETED:
             return order
@@ -373,9 +402,9 @@ class _Placing:
 
     async def _resolve(self, generation: int, error: RunaError, *, marked: bool) -> Placement | int:
         """The budget is spent: search, and if Runa itself keeps failing under this key, see whether it is spent."""
-        sighting = await self._look()
-        if sighting.order is not None:
-            return await self._adopt_found(sighting.order, sighting.generation)
+        result = await self._look()
+        if result.order is not None:
+            return await self._adopt_found(result.order, result.generation)
         if isinstance(error, RunaServerError) and not marked and self._may_be_repeated(generation):
             log.warning("Still answered %s; sending a marked copy, which tells whether that is an old answer.", error)
             return await self._try(generation, marked=True, quiet=self.policy.settling)
@@ -391,26 +420,26 @@ class _Placing:
         :param quiet: how long an order that is there may still be missing from the list, in seconds.
         """
         log.warning("Searching the order list for %s: %s.", self._any_reference(), reason)
-        sighting = await self._look_again(quiet)
-        if sighting.order is not None:
-            return await self._adopt_found(sighting.order, sighting.generation)
-        if not sighting.absent:
-            raise InconclusiveSearchError(reason=reason, hidden=len(sighting.hidden), reference=self._any_reference())
-        return max({following - 1} | sighting.failed) + 1
+        result = await self._look_again(quiet)
+        if result.order is not None:
+            return await self._adopt_found(result.order, result.generation)
+        if not result.absent:
+            raise InconclusiveSearchError(reason=reason, hidden=len(result.hidden), reference=self._any_reference())
+        return max({following - 1} | result.failed) + 1
 
-    async def _look_again(self, quiet: float) -> Sighting:
+    async def _look_again(self, quiet: float) -> SearchResult:
         """Look, and if there is nothing once more.
 
         :param quiet: how long an order that is there may still be missing from the list, in seconds; 0: look once.
         """
-        sighting = await self._look()
-        if sighting.absent and quiet > 0:
+        result = await self._look()
+        if result.absent and quiet > 0:
             log.warning("Not found; looking again in %.0f s, when an order under way must show.", quiet)
             await self.clock.sleep(quiet)
-            sighting = await self._look()
-        return sighting
+            result = await self._look()
+        return result
 
-    async def _look(self) -> Sighting:
+    async def _look(self) -> SearchResult:
         try:
             return await search(
                 self.identity,
@@ -421,14 +450,14 @@ class _Placing:
                 pause=self.policy.search_pause,
             )
         except RunaError as error:
-            self._raise_if_at_the_door(error)
+            self._raise_if_rejected_before_processing(error)
             raise OutcomeUnknownError(answer=error, reference=self._any_reference()) from None
 
-    def _raise_if_at_the_door(self, error: RunaError) -> None:
+    def _raise_if_rejected_before_processing(self, error: RunaError) -> None:
         """Raise if Runa refused a request before it looked at what it is about."""
-        about_the_order = isinstance(error, ABOUT_THE_ORDER) and not isinstance(error, AT_THE_DOOR)
+        about_the_order = isinstance(error, ORDER_REJECTIONS) and not isinstance(error, REJECTED_BEFORE_PROCESSING)
         if isinstance(error, RunaApiError) and not is_outcome_unknown(error) and not about_the_order:
-            raise AccessRefusedError(answer=error, earlier=self._earlier_requests()) from None
+            raise AccessRejectedError(answer=error, earlier=self._earlier_requests()) from None
 
     def _not_before(self) -> datetime:
         """Return the moment before which nobody can have placed this order."""
@@ -444,9 +473,9 @@ class _Placing:
 
     async def _adopt_found(self, order: Order, generation: int) -> Placement:
         """Adopt an order that a search has found, if it pays what this attempt would pay."""
-        if told := differences(self.order, order):
-            raise PaymentChangedError(order_id=order.id, fields="; ".join(told))
-        await self._note(replace(self._record(generation), order_id=order.id))
+        if changed := differences(self.order, order):
+            raise PaymentChangedError(order_id=order.id, fields="; ".join(changed))
+        await self._save_result(replace(self._record(generation), order_id=order.id))
         return self._adopt(order, generation, None)
 
     def _adopt(self, order: Order, generation: int, body: str | None) -> Placement:
@@ -477,7 +506,7 @@ class _Placing:
             raise RecordUnavailableError(verb="written", reason=type(error).__name__) from error
         return record
 
-    async def _note(self, record: Record) -> None:
+    async def _save_result(self, record: Record) -> None:
         """Write down what became known. If this fails the attempt goes on: the key leads to the same order again."""
         try:
             await self.records.save(record)

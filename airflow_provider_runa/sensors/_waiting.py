@@ -17,15 +17,15 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_runa.api.errors import RunaError
-from airflow_provider_runa.asking import FINAL, refused
 from airflow_provider_runa.hooks.runa import RunaHook
+from airflow_provider_runa.utils.failures import NON_RETRYABLE, to_airflow_exception
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.triggers.base import BaseTrigger
 
 
-class NoUseWaiting(BaseException):
+class PermanentSensorFailure(BaseException):
     """No later look changes that: an order is FAILED or unknown to the account, or Runa refuses to tell.
 
     Not an Exception, because ``soft_fail``, ``never_fail`` and ``silent_fail`` turn those into skips or into nothing,
@@ -38,7 +38,7 @@ class WaitingSensor(BaseSensorOperator):
 
     #: What it looks at, and what becomes of the money meanwhile, for messages.
     subject: ClassVar[str]
-    so_far: ClassVar[str]
+    outcome: ClassVar[str]
 
     deferrable: bool
     runa_conn_id: str
@@ -50,7 +50,7 @@ class WaitingSensor(BaseSensorOperator):
         """Wait in the chosen mode."""
         try:
             return self._defer() if self.deferrable else super().execute(context)
-        except NoUseWaiting as error:
+        except PermanentSensorFailure as error:
             raise AirflowFailException(str(error)) from None
         except (AirflowSensorTimeout, AirflowSkipException):
             if self._unread is not None:
@@ -61,7 +61,7 @@ class WaitingSensor(BaseSensorOperator):
         """Resume after the trigger."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except NoUseWaiting as error:
+        except PermanentSensorFailure as error:
             raise AirflowFailException(str(error)) from None
 
     def poke(self, context: Context) -> PokeReturnValue:
@@ -85,8 +85,8 @@ class WaitingSensor(BaseSensorOperator):
         try:
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
                 found = self._ask(hook)
-        except FINAL as error:
-            raise NoUseWaiting(str(refused(error, so_far=self.so_far))) from None
+        except NON_RETRYABLE as error:
+            raise PermanentSensorFailure(str(to_airflow_exception(error, outcome=self.outcome))) from None
         except RunaError as error:
             self.log.warning("%s could not be read, which is tried again until the timeout: %s", self.subject, error)
             self._unread = error
@@ -110,4 +110,4 @@ class WaitingSensor(BaseSensorOperator):
 
     def _unreadable(self, reason: Any) -> RunaError:
         found = str(reason).rstrip(".")
-        return RunaError(f"{self.subject} could not be read: {found}. {self.so_far}; a retry looks again.")
+        return RunaError(f"{self.subject} could not be read: {found}. {self.outcome}; a retry looks again.")

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, conf
 
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
-from airflow_provider_runa.rendered import RecipientsHidden, read_amount, read_estimate
 from airflow_provider_runa.sensors._waiting import WaitingSensor
-from airflow_provider_runa.triggers.balance import STATUSES, RunaBalanceTrigger
-from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE, read_event
+from airflow_provider_runa.triggers._events import EventStatus, read_event
+from airflow_provider_runa.triggers.balance import EVENT_STATUSES, RunaBalanceTrigger
+from airflow_provider_runa.utils.arguments import read_amount, read_estimate
+from airflow_provider_runa.utils.masking import MaskRecipientsMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class RunaBalanceSensor(RecipientsHidden, WaitingSensor):
+class RunaBalanceSensor(MaskRecipientsMixin, WaitingSensor):
     """Waits until the balance of a currency covers an amount, or what an order of ``items`` would cost.
 
     It reserves nothing: another order may spend the balance in between. With ``soft_fail=True`` the task is skipped
@@ -43,7 +44,7 @@ class RunaBalanceSensor(RecipientsHidden, WaitingSensor):
     template_fields_renderers = {"items": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#e8e3ff"
     subject = "The balance"
-    so_far = "Nobody was paid, because this only asks"
+    outcome = "Nobody was paid, because this only asks"
 
     def __init__(
         self,
@@ -74,15 +75,15 @@ class RunaBalanceSensor(RecipientsHidden, WaitingSensor):
         :param context: the task's context.
         :param event: the event of :class:`~.RunaBalanceTrigger`.
         """
-        event = read_event(event, statuses=STATUSES, needs="amount")
-        if event["status"] == UNREADABLE:
+        event = read_event(event, allowed=EVENT_STATUSES, needs="amount")
+        if event["status"] == EventStatus.UNREADABLE:
             # It may be readable by now; and whether a retry makes sense is for a look to say, not for the event.
             self._needed = read_amount("amount", event["amount"])
             found: dict[str, str] | None = self._look()
             if found is None:
                 raise self._unreadable(self._unread or event.get("reason"))
             return found
-        if event["status"] == TIMED_OUT:
+        if event["status"] == EventStatus.TIMED_OUT:
             message = (
                 f"The balance is {event['balance']} {event['currency']} after {self.timeout:.0f} s, "
                 f"less than {event['amount']}. Top it up, then clear the task."

@@ -12,8 +12,9 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSki
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError, RunaNotFoundError
 from airflow_provider_runa.api.models import OrderStatus
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
-from airflow_provider_runa.sensors._waiting import NoUseWaiting, WaitingSensor
-from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE, RunaOrderTrigger, read_event
+from airflow_provider_runa.sensors._waiting import PermanentSensorFailure, WaitingSensor
+from airflow_provider_runa.triggers._events import EventStatus, read_event
+from airflow_provider_runa.triggers.runa import EVENT_STATUSES, RunaOrderTrigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -40,7 +41,7 @@ class RunaOrderSensor(WaitingSensor):
     template_fields: Sequence[str] = ("order_id", "runa_conn_id")
     ui_color = "#e8e3ff"
     subject = "The orders"
-    so_far = "The orders go on at Runa, because this only asks"
+    outcome = "The orders go on at Runa, because this only asks"
 
     def __init__(
         self,
@@ -64,13 +65,13 @@ class RunaOrderSensor(WaitingSensor):
         :param context: the task's context.
         :param event: the event of :class:`~.RunaOrderTrigger`.
         """
-        event = read_event(event)
+        event = read_event(event, allowed=EVENT_STATUSES, needs="orders")
         found: list[str] | None = self._look()
         if found is not None:
             return found
-        if self._unread is not None or event["status"] == UNREADABLE:
+        if self._unread is not None or event["status"] == EventStatus.UNREADABLE:
             raise self._unreadable(self._unread or event.get("reason"))
-        if event["status"] != TIMED_OUT:
+        if event["status"] != EventStatus.TIMED_OUT:
             raise RunaError(f"The trigger saw all orders settled, Runa says otherwise now: {event['orders']}")
         message = f"Orders are still PROCESSING after {self.timeout:.0f} s; they go on at Runa: {event['orders']}"
         raise AirflowSkipException(message) if self.soft_fail else AirflowSensorTimeout(message)
@@ -81,12 +82,12 @@ class RunaOrderSensor(WaitingSensor):
             try:
                 status = hook.get_order(order_id).status
             except RunaNotFoundError:
-                raise NoUseWaiting(
+                raise PermanentSensorFailure(
                     f"Order {order_id} is unknown to the account of connection {self.runa_conn_id!r}. "
                     "Set the connection right, then clear the task."
                 ) from None
             if status == OrderStatus.FAILED:
-                raise NoUseWaiting(
+                raise PermanentSensorFailure(
                     f"Nobody was paid by order {order_id}: it ended FAILED at Runa, which gives no reason. "
                     "Clear the task that placed it: it places the order again, as a new one."
                 )
@@ -98,11 +99,11 @@ class RunaOrderSensor(WaitingSensor):
         return RunaOrderTrigger(self._order_ids(), self.runa_conn_id, float(self.poke_interval), deadline)
 
     def _order_ids(self) -> list[str]:
-        given = self.order_id
-        ids = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
+        value = self.order_id
+        ids = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
         if not ids or not all(map(_may_be_an_id, ids)):
             raise InvalidOrderError(
-                f"order_id: must be an order id or a list of them, not {ids or given!r}; see whether the task before "
+                f"order_id: must be an order id or a list of them, not {ids or value!r}; see whether the task before "
                 "pushes it, and whether it is passed on as its output"
             )
         return ids

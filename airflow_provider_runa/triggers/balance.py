@@ -12,15 +12,15 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_runa.asking import FINAL
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
-from airflow_provider_runa.triggers.runa import MIN_PAUSE, TIMED_OUT, UNREADABLE
+from airflow_provider_runa.triggers._events import EventStatus
+from airflow_provider_runa.triggers.runa import MIN_PAUSE
+from airflow_provider_runa.utils.failures import NON_RETRYABLE
 
 log = logging.getLogger(__name__)
 
-#: What an event's ``status`` may be.
-COVERED = "covered"
-STATUSES = (COVERED, TIMED_OUT, UNREADABLE)
+#: The statuses of this trigger's events.
+EVENT_STATUSES = (EventStatus.COVERED, EventStatus.TIMED_OUT, EventStatus.UNREADABLE)
 
 
 class RunaBalanceTrigger(BaseTrigger):
@@ -74,8 +74,8 @@ class RunaBalanceTrigger(BaseTrigger):
             reason = None
             try:
                 balance = (await hook.aget_balance(self.currency)).balance
-            except FINAL as error:
-                return self._event(UNREADABLE, balance) | {"reason": str(error)}
+            except NON_RETRYABLE as error:
+                return self._event(EventStatus.UNREADABLE, balance) | {"reason": str(error)}
             except Exception as error:  # of Airflow, too: its API server may be away
                 reason = str(error)
                 log.warning("The balance could not be read: %s", error)
@@ -83,13 +83,17 @@ class RunaBalanceTrigger(BaseTrigger):
                     await hook.aclose()
             else:
                 if balance >= Decimal(self.amount):
-                    return self._event(COVERED, balance)
+                    return self._event(EventStatus.COVERED, balance)
             # The balance was read before this line, so that one in time is never called late.
             if time.time() >= self.deadline:
                 if reason is not None:
-                    return self._event(UNREADABLE, balance) | {"reason": reason}
-                return self._event(TIMED_OUT, balance)
+                    return self._event(EventStatus.UNREADABLE, balance) | {"reason": reason}
+                return self._event(EventStatus.TIMED_OUT, balance)
 
-    def _event(self, status: str, balance: Decimal | None) -> dict[str, Any]:
-        told = None if balance is None else str(balance)
-        return {"status": status, "currency": self.currency, "amount": self.amount, "balance": told}
+    def _event(self, status: EventStatus, balance: Decimal | None) -> dict[str, Any]:
+        return {
+            "status": status.value,
+            "currency": self.currency,
+            "amount": self.amount,
+            "balance": None if balance is None else str(balance),
+        }

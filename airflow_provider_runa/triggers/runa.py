@@ -15,9 +15,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_runa.api.errors import UnreadableOrdersError
 from airflow_provider_runa.api.models import OrderStatus
-from airflow_provider_runa.asking import FINAL
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID
-from airflow_provider_runa.triggers._watch import Watch, watch_orders
+from airflow_provider_runa.triggers._events import EventStatus
+from airflow_provider_runa.triggers._status_poller import StatusPoller, shared_status_poller
+from airflow_provider_runa.utils.failures import NON_RETRYABLE
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,10 @@ MIN_PAUSE = 5.0
 
 #: Polls, one after the other, that Runa may refuse before the trigger gives up: the account may not show yet an order
 #: that was accepted a moment ago, and a person may be changing the connection.
-TOLERATED_REFUSALS = 5
+TOLERATED_REJECTIONS = 5
 
-#: What an event's ``status`` may be.
-SETTLED, TIMED_OUT, UNREADABLE = "settled", "timed_out", "unreadable"
-
-# Any other state, also one that Runa adds some day, may still change.
-_FINAL = frozenset({OrderStatus.COMPLETED.value, OrderStatus.FAILED.value})
+#: The statuses of this trigger's events.
+EVENT_STATUSES = (EventStatus.FINAL, EventStatus.TIMED_OUT, EventStatus.UNREADABLE)
 
 
 class RunaOrderTrigger(BaseTrigger):
@@ -42,7 +40,7 @@ class RunaOrderTrigger(BaseTrigger):
 
     However many of them wait in a triggerer, they share one client and one poll per interval (see ``_watch``).
 
-    The event is ``{"status": "settled" | "timed_out" | "unreadable", "orders": {order id: status}}``: whoever gets
+    The event is ``{"status": "final" | "timed_out" | "unreadable", "orders": {order id: status}}``: whoever gets
     it fetches the orders again. ``unreadable`` has a ``reason``: Runa refuses to tell, which no waiting heals. A poll
     that fails otherwise is tolerated until the deadline.
 
@@ -85,53 +83,39 @@ class RunaOrderTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait until there is something to say."""
-        async with watch_orders(self.runa_conn_id) as watch:
-            event = await self._wait(watch)
+        async with shared_status_poller(self.runa_conn_id) as poller:
+            event = await self._wait(poller)
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
-    async def _wait(self, watch: Watch) -> dict[str, Any]:
+    async def _wait(self, poller: StatusPoller) -> dict[str, Any]:
         states: dict[str, str] = dict.fromkeys(self.order_ids, OrderStatus.PROCESSING.value)
-        refusals = 0
+        rejections = 0
         soonest = MIN_PAUSE
         while True:
-            pending = [order_id for order_id, state in states.items() if state not in _FINAL]
+            pending = [order_id for order_id, state in states.items() if not OrderStatus.is_final(state)]
             pause = self._pause()
             reason = None
             try:
                 # From half of the pause on it is read together with the orders of other triggers.
-                states |= await watch.read(pending, after=max(soonest, pause / 2), within=pause)
-                refusals = 0
+                states |= await poller.read(pending, after=max(soonest, pause / 2), within=pause)
+                rejections = 0
             except UnreadableOrdersError as error:
                 states |= error.statuses
-                final = {order_id: one for order_id, one in error.errors.items() if isinstance(one, FINAL)}
-                refusals = refusals + 1 if final else 0
-                reason = str(UnreadableOrdersError({}, final or error.errors))
+                rejected = {order_id: one for order_id, one in error.errors.items() if isinstance(one, NON_RETRYABLE)}
+                rejections = rejections + 1 if rejected else 0
+                reason = str(UnreadableOrdersError({}, rejected or error.errors))
                 log.warning("The orders could not be read, which is tried again: %s", reason)
             soonest = 0.0
-            if (self.fail_fast and OrderStatus.FAILED in states.values()) or _FINAL.issuperset(states.values()):
-                return {"status": SETTLED, "orders": states}
-            if refusals >= TOLERATED_REFUSALS:
-                return {"status": UNREADABLE, "orders": states, "reason": reason}
+            if (self.fail_fast and OrderStatus.FAILED in states.values()) or all(
+                map(OrderStatus.is_final, states.values())
+            ):
+                return {"status": EventStatus.FINAL.value, "orders": states}
+            if rejections >= TOLERATED_REJECTIONS:
+                return {"status": EventStatus.UNREADABLE.value, "orders": states, "reason": reason}
             # The status was read before this line, so an order that settled in time is never called late.
             if self.deadline is not None and time.time() >= self.deadline:
-                return {"status": TIMED_OUT, "orders": states}
+                return {"status": EventStatus.TIMED_OUT.value, "orders": states}
 
     def _pause(self) -> float:
         rest = float("inf") if self.deadline is None else self.deadline - time.time()
         return max(MIN_PAUSE, min(self.poll_interval, rest))
-
-
-def read_event(
-    event: Any, *, statuses: Sequence[str] = (SETTLED, TIMED_OUT, UNREADABLE), needs: str = "orders"
-) -> dict[str, Any]:
-    """Return the event of a trigger, checked.
-
-    :param event: what Airflow handed to ``execute_complete``.
-    :param statuses: what its ``status`` may be. Default: those of a :class:`RunaOrderTrigger`.
-    :param needs: what it must not be without. Default: ``orders``, which is a :class:`RunaOrderTrigger`'s.
-    :raises ValueError: if it is missing or not one of its events: waiting must never end by mistake.
-    """
-    if isinstance(event, dict) and event.get("status") in statuses and event.get(needs):
-        return event
-    kind = event.get("status") if isinstance(event, dict) else type(event).__name__
-    raise ValueError(f"The trigger's event is missing or unknown ({kind!r}). Clear the task: it looks again.")

@@ -36,7 +36,7 @@ from airflow_provider_runa.api.errors import (
     RunaVersionRemovedError,
 )
 from airflow_provider_runa.api.models import EstimateRequest, NewOrder
-from airflow_provider_runa.api.retries import is_outcome_unknown
+from airflow_provider_runa.api.retry import is_outcome_unknown
 from tests.support.raw import Raw, http, start_raw
 from tests.support.sandbox import RunningSandbox, start_sandbox
 

@@ -22,10 +22,10 @@ from airflow_provider_runa.api.errors import (
     RunaRequestError,
     RunaServerError,
     RunaValidationError,
-    error_of,
+    parse_error,
     redact,
 )
-from airflow_provider_runa.api.retries import is_outcome_unknown, pause_before_retry
+from airflow_provider_runa.api.retry import is_outcome_unknown, pause_before_retry
 
 API_KEY = "XXplanted.k3y-part"
 EMAIL = "ada.lovelace@example.com"
@@ -66,7 +66,7 @@ UNKNOWN = {"idempotency_in_progress", "internal_server_error", "timeout"}
 @pytest.mark.parametrize(("answer", "expected"), TREE.items(), ids=[f"{status} {kind}" for status, kind in TREE])
 def test_status_and_type_decide(answer: tuple[int, str], expected: type[RunaApiError]) -> None:
     status, kind = answer
-    error = error_of(status, {"type": kind, "message": "In words.", "help": "Try again."})
+    error = parse_error(status, {"type": kind, "message": "In words.", "help": "Try again."})
     assert type(error) is expected
     assert (error.status, error.type, error.message, error.help) == (status, kind, "In words.", "Try again.")
     assert str(error) == f"{status} {kind}: In words."
@@ -76,18 +76,18 @@ def test_status_and_type_decide(answer: tuple[int, str], expected: type[RunaApiE
 
 @pytest.mark.parametrize("message", ["insufficient_funds", "idempotency_in_progress", "429", "not_found"])
 def test_the_text_decides_nothing(message: str) -> None:
-    error = error_of(400, {"type": "bad_request", "message": message, "help": message})
+    error = parse_error(400, {"type": "bad_request", "message": message, "help": message})
     assert type(error) is errors.RunaBadRequestError
 
 
 @pytest.mark.parametrize("kind", ["insufficient_funds", "ordering_restricted", "idempotency_validation_error"])
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_final_type_does_not_make_an_unknown_outcome_final(status: int, kind: str) -> None:
-    assert is_outcome_unknown(error_of(status, {"type": kind, "message": "x"}))
+    assert is_outcome_unknown(parse_error(status, {"type": kind, "message": "x"}))
 
 
 def test_a_429_has_a_body_of_its_own() -> None:
-    error = error_of(429, {"error": "rate exceeded"})
+    error = parse_error(429, {"error": "rate exceeded"})
     assert type(error) is RunaRateLimitError
     assert (error.type, error.message, str(error)) == (None, "rate exceeded", "429: rate exceeded")
     assert is_outcome_unknown(error)
@@ -105,8 +105,8 @@ def test_a_429_has_a_body_of_its_own() -> None:
     ],
 )
 def test_what_somebody_in_between_says_is_not_runas(body: Any) -> None:
-    assert error_of(403, body).type is None
-    assert error_of(408, body | {"status": 408}).type is None
+    assert parse_error(403, body).type is None
+    assert parse_error(408, body | {"status": 408}).type is None
 
 
 @pytest.mark.parametrize("body", [None, [], "text", 5, True, {}, {"type": 5, "message": ["x"], "details": None}])
@@ -121,14 +121,14 @@ def test_what_somebody_in_between_says_is_not_runas(body: Any) -> None:
     ],
 )
 def test_without_a_body_of_runas_the_status_decides(status: int, body: Any, expected: type[RunaApiError]) -> None:
-    error = error_of(status, body)
+    error = parse_error(status, body)
     assert type(error) is expected
     assert (error.type, error.message, error.details, str(error)) == (None, "", (), str(status))
 
 
 def test_a_validation_error_says_where() -> None:
     details = [{"type": "number.ge", "message": f"finding {n}", "location": ["items", str(n), "x"]} for n in range(7)]
-    error = error_of(422, {"type": "validation_error", "message": "Wrong.", "details": [*details, "odd"]})
+    error = parse_error(422, {"type": "validation_error", "message": "Wrong.", "details": [*details, "odd"]})
     assert type(error) is RunaValidationError
     assert error.details[1] == ErrorDetail("number.ge", "finding 1", ("items", "1", "x"))
     assert len(error.details) == 7
@@ -157,7 +157,7 @@ def test_an_error_keeps_no_secret_that_runa_echoes(status: int, secret: str) -> 
         "other": text,
         "details": [{"type": text, "message": text, "location": ["items", text], "input": text}],
     }
-    error = error_of(status, body, SECRETS)
+    error = parse_error(status, body, SECRETS)
     printed = texts(error)
     assert not [part for part in PLANTED if part.lower() in printed.lower()]
     assert "before" in str(error)
@@ -186,7 +186,7 @@ def test_a_text_of_runas_is_one_short_line_without_secrets(before: str, secret: 
 def test_an_error_of_runas_can_cross_processes(answer: tuple[int, str]) -> None:
     status, kind = answer
     detail = {"type": "x", "message": "y", "location": ["items", "0"]}
-    error = error_of(status, {"type": kind, "message": "Words.", "help": "Help.", "details": [detail]})
+    error = parse_error(status, {"type": kind, "message": "Words.", "help": "Help.", "details": [detail]})
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert (str(copy), vars(copy)) == (str(error), vars(error))
@@ -220,5 +220,5 @@ def test_pauses_grow_up_to_half_a_minute() -> None:
 
 
 def test_pauses_after_a_429_are_longer_than_runa_asks_for() -> None:
-    limited = error_of(429, {"error": "rate exceeded"})
+    limited = parse_error(429, {"error": "rate exceeded"})
     assert [pause_before_retry(n, limited, _Lowest()) for n in (1, 2, 3, 5000)] == [5, 10, 15, 30]

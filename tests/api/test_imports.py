@@ -22,7 +22,7 @@ def loaded(module: str, unwanted: list[str]) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("module", ["models", "errors", "retries"])
+@pytest.mark.parametrize("module", ["models", "errors", "retry"])
 def test_models_and_errors_load_neither_airflow_nor_http(module: str) -> None:
     assert loaded(f"airflow_provider_runa.api.{module}", ["airflow", *HTTP]) == []
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 
-from airflow_provider_runa.api.settings import PLAYGROUND, PRODUCTION, RunaConnectionSettingsError, RunaSettings
+from airflow_provider_runa.api.settings import PLAYGROUND, PRODUCTION, RunaConfigurationError, RunaSettings
 
 PRODUCTION_KEY, PLAYGROUND_KEY = "wgpublic.secret-5542", "XXpublic.secret-5542"
 
@@ -109,7 +109,7 @@ def test_extras_have_defaults_and_are_read() -> None:
     ],
 )
 def test_what_cannot_be_right_is_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(RunaConnectionSettingsError, match=message) as caught:
+    with pytest.raises(RunaConfigurationError, match=message) as caught:
         settings(**values)
     assert "'money'" in str(caught.value)
     assert "secret-5542" not in str(caught.value)

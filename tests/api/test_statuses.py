@@ -21,7 +21,7 @@ from airflow_provider_runa.api.errors import (
 )
 from airflow_provider_runa.api.models import Order
 from airflow_provider_runa.api.statuses import ORDERS_PER_PAGE, read_statuses
-from airflow_provider_runa.operators._ports import HookClient
+from airflow_provider_runa.operators._placement_ports import BlockingOrderClient
 from airflow_provider_runa.placement.ports import run_blocking
 from tests.support.orders import PROCESSING, client_of, place_many, reads, start_patient_sandbox
 from tests.support.sandbox import RunningSandbox
@@ -93,7 +93,9 @@ def test_a_worker_reads_a_campaign_without_an_event_loop(
     runa, ids = crowd
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", runa.connection)
     hook = RunaHook()
-    assert run_blocking(read_statuses(HookClient(hook), ids[-300:])) == dict.fromkeys(ids[-300:], "PROCESSING")
+    assert run_blocking(read_statuses(BlockingOrderClient(hook.get_conn()), ids[-300:])) == dict.fromkeys(
+        ids[-300:], "PROCESSING"
+    )
     hook.close()
 
 

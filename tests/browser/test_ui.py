@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from airflow_provider_runa.links import PORTAL
+from airflow_provider_runa.links.portal import PORTAL
 from scripts.airflow_stack import AirflowStack, wait_until
 from tests.support.chromium import MISSING, find_program, start_chromium
 from tests.support.sandbox import RunningSandbox, start_sandbox

@@ -33,8 +33,9 @@ from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.campaign import ledger as ledger_module
 from airflow_provider_runa.campaign import pay as pay_module
 from airflow_provider_runa.campaign import plan as plan_module
+from airflow_provider_runa.campaign import settle as settle_module
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import OPEN, Ledger, create, open_engine
+from airflow_provider_runa.campaign.ledger import BatchState, Ledger, create, open_engine
 from airflow_provider_runa.campaign.plan import Limits
 from airflow_provider_runa.placement.place import Policy
 from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine, Fault
@@ -378,7 +379,7 @@ class CampaignMachine(RuleBasedStateMachine):
                     isolate_rejections=isolate,
                     concurrency=concurrency,
                 )
-                await pay_module.settle(ledger, client=client, statuses=statuses, clock=clock)
+                await settle_module.settle(ledger, client=client, statuses=statuses, clock=clock)
 
             asyncio.run(pay_and_settle())
 
@@ -588,7 +589,7 @@ class CampaignMachine(RuleBasedStateMachine):
             self.nobody_is_paid_twice()
         else:
             raise AssertionError(f"without a fault there is no end: {self.ledger.totals()}")
-        assert not self.ledger.batches(OPEN), "a batch is open that pays nobody"
+        assert not self.ledger.batches(BatchState.OPEN), "a batch is open that pays nobody"
         self._check_items()
         self._come_later()
 

@@ -18,10 +18,8 @@ from airflow_provider_runa.campaign import ledger as ledger_module
 from airflow_provider_runa.campaign.errors import InvalidCampaignError, LedgerVersionError
 from airflow_provider_runa.campaign.ledger import (
     LEASE,
-    OPEN,
-    PLACED,
-    REJECTED,
     Batch,
+    BatchState,
     FencedError,
     Ledger,
     check,
@@ -45,7 +43,7 @@ def campaign(database: Database) -> Campaign:
 def planned(campaign: Campaign, *numbers: int) -> Batch:
     """Plan some rows into one batch."""
     campaign.plan([row(number) for number in numbers or (1, 2, 3)])
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     return batch
 
 
@@ -219,7 +217,7 @@ def test_what_is_placed_or_closed_is_taken_by_nobody(campaign: Campaign) -> None
     attempt = taken(campaign, batch)
     campaign.ledger.mark_placed(batch.id, attempt, order_id="O-1", reference="af-x.0")
     assert campaign.ledger.take(batch.id, "run", campaign.clock.now()) is None
-    (placed,) = campaign.ledger.batches(PLACED)
+    (placed,) = campaign.ledger.batches(BatchState.PLACED)
     assert placed.order_id == "O-1"
 
 
@@ -239,20 +237,20 @@ def test_an_attempt_that_was_overtaken_writes_nothing(campaign: Campaign) -> Non
     with pytest.raises(FencedError):
         ledger.mark_placed(batch.id, old, order_id="O-1", reference="af-x.0")
     with pytest.raises(FencedError):
-        ledger.reject(batch.id, old, REJECTED, "refused")
+        ledger.reject(batch.id, old, "refused")
     with pytest.raises(FencedError):
         ledger.split(batch, old, "refused", now)
     ledger.note_error(batch.id, old, "lost")
 
     assert list(ledger.rows()) == before
-    assert [found.id for found in ledger.batches(OPEN)] == [batch.id]
+    assert [found.id for found in ledger.batches(BatchState.OPEN)] == [batch.id]
     ledger.mark_placed(batch.id, new, order_id="O-1", reference="af-x.0")
 
 
 def test_an_attempt_writes_nothing_into_a_batch_that_is_closed(campaign: Campaign) -> None:
     batch = planned(campaign)
     attempt = taken(campaign, batch)
-    campaign.ledger.reject(batch.id, attempt, REJECTED, "refused")
+    campaign.ledger.reject(batch.id, attempt, "refused")
     with pytest.raises(FencedError):
         campaign.ledger.mark_placed(batch.id, attempt, order_id="O-1", reference="af-x.0")
     assert campaign.states() == {"rejected": 3}
@@ -276,9 +274,9 @@ def test_the_order_of_a_batch_that_is_settled_or_split_is_not_there_any_more(cam
     campaign.ledger.split(batch, attempt, "refused", campaign.clock.now())
     with pytest.raises(FencedError):
         campaign.ledger.order(batch)
-    half = campaign.ledger.batches(OPEN)[0]
+    half = campaign.ledger.batches(BatchState.OPEN)[0]
     campaign.ledger.mark_placed(half.id, taken(campaign, half), order_id="O-1", reference="af-x.0")
-    (placed,) = campaign.ledger.batches(PLACED)
+    (placed,) = campaign.ledger.batches(BatchState.PLACED)
     campaign.ledger.settle_completed(placed, {}, campaign.clock.now())
     with pytest.raises(FencedError):
         campaign.ledger.order(placed)
@@ -294,7 +292,7 @@ def test_a_split_keeps_the_rows_and_their_order(campaign: Campaign) -> None:
     ]
     assert addresses == [[f"customer-{n}@example.com" for n in part] for part in ((5, 4, 3), (2, 1))]
     assert [(found["state"], found["sent_at"]) for found in campaign.ledger.rows()] == [("planned", None)] * 5
-    assert {half.id for half in halves} == {found.id for found in campaign.ledger.batches(OPEN)}
+    assert {half.id for half in halves} == {found.id for found in campaign.ledger.batches(BatchState.OPEN)}
 
 
 # -- settling ---------------------------------------------------------------------------------------------------------
@@ -303,7 +301,7 @@ def test_a_split_keeps_the_rows_and_their_order(campaign: Campaign) -> None:
 def placed_batch(campaign: Campaign) -> Batch:
     batch = planned(campaign)
     campaign.ledger.mark_placed(batch.id, taken(campaign, batch), order_id="O-1", reference="af-x.0")
-    (placed,) = campaign.ledger.batches(PLACED)
+    (placed,) = campaign.ledger.batches(BatchState.PLACED)
     return placed
 
 

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 
 from airflow_provider_runa.api.errors import RunaConnectionError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order
-from airflow_provider_runa.campaign.ledger import LEASE, OPEN, PLACED
-from airflow_provider_runa.campaign.pay import Paid, pay, settle
+from airflow_provider_runa.campaign.ledger import LEASE, BatchState
+from airflow_provider_runa.campaign.pay import Paid, pay
+from airflow_provider_runa.campaign.settle import settle
 from airflow_provider_runa.placement.errors import (
-    AccessRefusedError,
+    AccessRejectedError,
     OrderHeldBackError,
     OrderRejectedError,
     OutcomeUnknownError,
@@ -74,7 +75,7 @@ def test_everybody_is_paid_once_and_the_ledger_knows(campaign: Campaign) -> None
 
 def test_an_order_tells_its_campaign_and_its_batch(campaign: Campaign) -> None:
     campaign.plan(rows(1))
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     finish(campaign)
     (order,) = campaign.engine.orders()
     assert order.body["metadata"]["airflow_campaign"] == "spring"
@@ -94,7 +95,7 @@ def test_paying_again_sends_nothing(campaign: Campaign) -> None:
 def test_rows_are_sent_until_their_order_is_done(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     campaign.pay()
-    (batch,) = campaign.ledger.batches(PLACED)
+    (batch,) = campaign.ledger.batches(BatchState.PLACED)
     assert campaign.settle() == [batch.order_id]
     assert campaign.states() == {"sent": 1}
     campaign.clock.advance(seconds=10)
@@ -317,8 +318,8 @@ def test_a_balance_that_is_empty_stops_the_attempt_and_a_top_up_heals(campaign: 
     assert paid.placed == 2
     assert [type(error) for error in paid.unplaced] == [OrderHeldBackError]
     assert len(campaign.engine.order_posts) == 3, "orders were sent after one was held back"
-    assert len(campaign.ledger.batches(OPEN)) == 3
-    assert "insufficient_funds" in str(campaign.ledger.reason(OPEN))
+    assert len(campaign.ledger.batches(BatchState.OPEN)) == 3
+    assert "insufficient_funds" in str(campaign.ledger.reason(BatchState.OPEN))
     campaign.engine.set_balance("USD", Decimal(100000))
     campaign.clock.advance(seconds=600)
     finish(campaign)
@@ -330,7 +331,7 @@ def test_a_key_that_is_refused_stops_the_attempt(campaign: Campaign) -> None:
     campaign.plan(rows(*range(1000)))
     campaign.fault("status", status=401)
     paid = asyncio.run(pay(campaign.ledger, owner="run", client=campaign.client, clock=campaign.clock, concurrency=1))
-    assert [type(error) for error in paid.unplaced] == [AccessRefusedError]
+    assert [type(error) for error in paid.unplaced] == [AccessRejectedError]
     assert (len(campaign.engine.order_posts), campaign.engine.orders()) == (0, [])
     finish(campaign)
     assert campaign.paid() == once(*range(1000))
@@ -432,7 +433,7 @@ def test_rows_whose_outcome_is_unknown_are_found_a_year_later(campaign: Campaign
 
 def test_a_batch_of_another_run_is_waited_for_until_its_lease_ends(campaign: Campaign) -> None:
     campaign.plan(rows(1))
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     began = campaign.clock.now()
     assert campaign.ledger.take(batch.id, "one", began) == 1
     assert campaign.ledger.take(batch.id, "two", began) is None
@@ -444,7 +445,7 @@ def test_a_batch_of_another_run_is_waited_for_until_its_lease_ends(campaign: Cam
 
 def test_a_batch_that_stays_with_another_run_is_not_waited_for_for_ever(campaign: Campaign) -> None:
     campaign.plan(rows(1))
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     campaign.ledger.take(batch.id, "one", campaign.clock.now() + LEASE * 10)  # it takes the batch again and again
     assert campaign.pay(run="two") == Paid()
     assert campaign.engine.orders() == []
@@ -452,7 +453,7 @@ def test_a_batch_that_stays_with_another_run_is_not_waited_for_for_ever(campaign
 
 def test_what_another_run_takes_late_is_waited_for_as_long(campaign: Campaign) -> None:
     campaign.plan(rows(*range(201)))
-    second = campaign.ledger.batches(OPEN)[1]
+    second = campaign.ledger.batches(BatchState.OPEN)[1]
     campaign.ledger.take(second.id, "one", campaign.clock.now())
 
     def take_long(*_: object) -> None:
@@ -468,7 +469,7 @@ def test_what_another_run_takes_late_is_waited_for_as_long(campaign: Campaign) -
 
 def test_the_same_run_goes_on_at_once(campaign: Campaign) -> None:
     campaign.plan(rows(1))
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     campaign.ledger.take(batch.id, "run", campaign.clock.now())
     finish(campaign)
     assert campaign.paid() == once(1)
@@ -515,7 +516,7 @@ def test_an_attempt_that_was_overtaken_does_no_harm(campaign: Campaign, when: st
 
 def test_two_of_one_run_do_not_take_a_batch_from_each_other_to_and_fro(campaign: Campaign) -> None:
     campaign.plan(rows(1))
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     client = WaitingClient(campaign)
 
     class Overtaken:
@@ -567,7 +568,7 @@ def test_an_order_that_cannot_be_read_is_settled_later(campaign: Campaign) -> No
 def test_an_order_that_only_the_list_calls_settled_is_settled_later(campaign: Campaign, listed: str) -> None:
     campaign.plan(rows(1))
     campaign.pay()
-    (batch,) = campaign.ledger.batches(PLACED)
+    (batch,) = campaign.ledger.batches(BatchState.PLACED)
 
     async def ahead(order_ids: Sequence[str]) -> Mapping[str, str]:
         return dict.fromkeys(order_ids, listed)

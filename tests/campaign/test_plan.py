@@ -11,7 +11,7 @@ import pytest
 
 from airflow_provider_runa.campaign import plan as plan_module
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import OPEN
+from airflow_provider_runa.campaign.ledger import BatchState
 from airflow_provider_runa.campaign.plan import Limits
 from tests.campaign.world import Campaign, row
 
@@ -24,10 +24,10 @@ def rows(*numbers: int, **fields: Any) -> list[dict[str, Any]]:
 
 def refusal(campaign: Campaign, given: Any, **options: Any) -> str:
     """Plan something that is refused; nothing of it may be in the ledger."""
-    before = list(campaign.ledger.rows()), campaign.ledger.batches(OPEN)
+    before = list(campaign.ledger.rows()), campaign.ledger.batches(BatchState.OPEN)
     with pytest.raises(InvalidCampaignError) as caught:
         campaign.plan(given, **options)
-    assert (list(campaign.ledger.rows()), campaign.ledger.batches(OPEN)) == before
+    assert (list(campaign.ledger.rows()), campaign.ledger.batches(BatchState.OPEN)) == before
     assert campaign.engine.orders() == []
     told = str(caught.value)
     assert told.endswith("Nothing was planned, and nothing was sent.")
@@ -37,7 +37,7 @@ def refusal(campaign: Campaign, given: Any, **options: Any) -> str:
 
 
 def sizes(campaign: Campaign) -> list[int]:
-    return sorted(len(campaign.ledger.order(batch).items) for batch in campaign.ledger.batches(OPEN))
+    return sorted(len(campaign.ledger.order(batch).items) for batch in campaign.ledger.batches(BatchState.OPEN))
 
 
 def finish(campaign: Campaign, **options: Any) -> None:
@@ -55,7 +55,7 @@ def test_rows_become_batches_of_one_order_each(campaign: Campaign) -> None:
 
 def test_an_order_has_the_rows_in_their_order_and_the_campaign_as_description(campaign: Campaign) -> None:
     campaign.plan(rows(3, 1, 2))
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     order = campaign.ledger.order(batch)
     addresses = [item.distribution_method.email_address for item in order.items]
     assert addresses == ["customer-3@example.com", "customer-1@example.com", "customer-2@example.com"]
@@ -113,7 +113,7 @@ def test_an_input_that_breaks_off_leaves_nothing(campaign: Campaign) -> None:
     with pytest.raises(ConnectionError):
         campaign.plan(broken())
     assert campaign.states() == {}
-    assert campaign.ledger.batches(OPEN) == []
+    assert campaign.ledger.batches(BatchState.OPEN) == []
     assert campaign.plan(rows(1)).planned == 1, "the run counts as one that has planned"
 
 
@@ -144,7 +144,7 @@ def test_a_plan_is_frozen_for_its_run(campaign: Campaign) -> None:
     campaign.plan(rows(1, 2))
     report = campaign.plan([row(1, amount=99), row(3)])
     assert (report.already_open, report.left_out, report.planned) == (1, 1, 0)
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     assert [item.face_value for item in campaign.ledger.order(batch).items] == [10, 10]
     assert set(campaign.states()) == {"planned"}
 
@@ -327,7 +327,7 @@ def test_amounts_are_exact(campaign: Campaign) -> None:
     report = campaign.plan([row(n, amount=amount, product="TUNES-US") for n, amount in enumerate(amounts)])
     assert report.total == Decimal("123457.38")
     assert [found["amount"] for found in campaign.ledger.rows()] == [Decimal(amount) for amount in amounts]
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     assert [str(item.face_value) for item in campaign.ledger.order(batch).items] == amounts
 
 
@@ -342,7 +342,7 @@ def test_an_order_is_the_same_bytes_every_time(campaign: Campaign) -> None:
     ]
     sent = plan_bytes(given)
     campaign.plan(given)
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     assert campaign.ledger.order(batch).body() == campaign.ledger.order(batch).body() == sent
 
 

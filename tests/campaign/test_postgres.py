@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from airflow_provider_runa.api.models import NewOrder, Order
-from airflow_provider_runa.campaign.ledger import OPEN, open_engine
+from airflow_provider_runa.campaign.ledger import BatchState, open_engine
 from airflow_provider_runa.campaign.pay import pay
 from tests.campaign.world import Campaign, row
 from tests.placement.judge import EngineClient
@@ -70,7 +70,7 @@ def test_runs_at_once_pay_each_recipient_once(postgres: str, same_run: bool) -> 
     judge.settle()
     assert set(judge.paid().values()) == {1}
     assert judge.states() == {"paid": RECIPIENTS - 1, "rejected": 1}
-    assert judge.ledger.batches(OPEN) == []
+    assert judge.ledger.batches(BatchState.OPEN) == []
     paid = {found["recipient_key"] for found in judge.ledger.rows("paid")}
     assert {f"{key}@example.com" for key in paid} == set(judge.paid())
     judge.database.dispose()

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from airflow_provider_runa.api.errors import RunaApiError
 from airflow_provider_runa.api.models import NewOrder, Order
-from airflow_provider_runa.campaign import pay as pay_module
+from airflow_provider_runa.campaign import settle as settle_module
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import COMPLETED, OPEN, PLACED, Ledger, campaigns
+from airflow_provider_runa.campaign.ledger import BatchState, Ledger, campaigns
 from airflow_provider_runa.campaign.pay import pay
 from airflow_provider_runa.campaign.reconcile import Reconciliation, reconcile
 from airflow_provider_runa.placement.identity import OrderIdentity
@@ -71,7 +71,7 @@ def edit_items(campaign: Campaign, change: Any) -> None:
         database.execute("UPDATE orders SET items = ? WHERE seq = ?", (json.dumps(changed), seq))
 
 
-def order_of(campaign: Campaign, state: str = COMPLETED) -> str:
+def order_of(campaign: Campaign, state: BatchState = BatchState.COMPLETED) -> str:
     (batch,) = campaign.ledger.batches(state)
     assert batch.order_id
     return batch.order_id
@@ -211,7 +211,7 @@ def test_an_order_that_failed_according_to_the_ledger_and_pays() -> None:
 
 def test_more_orders_than_one_pay_for_a_batch() -> None:
     campaign = paid_campaign(10)
-    (batch,) = campaign.ledger.batches(COMPLETED)
+    (batch,) = campaign.ledger.batches(BatchState.COMPLETED)
     again = send(campaign, campaign.ledger.identity(batch.id), generation=1)
     assert found(campaign) == [("paid_twice", None, again)]
 
@@ -219,7 +219,7 @@ def test_more_orders_than_one_pay_for_a_batch() -> None:
 def test_of_two_orders_that_the_ledger_does_not_know_one_is_too_many() -> None:
     campaign = Campaign()
     campaign.plan([row(0)])
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     orders = {send(campaign, campaign.ledger.identity(batch.id), generation=number) for number in (0, 1)}
     differences = found(campaign)
     assert [kind for kind, _, _ in differences] == ["paid_twice", "unknown_to_ledger"]
@@ -229,7 +229,7 @@ def test_of_two_orders_that_the_ledger_does_not_know_one_is_too_many() -> None:
 def test_a_reference_that_is_like_a_batchs_by_chance() -> None:
     campaign = Campaign()
     campaign.plan([row(0)])
-    (batch,) = campaign.ledger.batches(OPEN)
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
     twin = lost()
     vars(twin)["short_name"] = campaign.ledger.identity(batch.id).short_name
     send(campaign, twin)
@@ -247,7 +247,7 @@ def test_an_order_that_runa_does_not_have(settled: bool) -> None:
     campaign.clock.advance(seconds=5)
     if settled:
         campaign.settle()
-    order_id = order_of(campaign, COMPLETED if settled else PLACED)
+    order_id = order_of(campaign, BatchState.COMPLETED if settled else BatchState.PLACED)
     campaign.engine._db.execute("DELETE FROM orders")
     assert found(campaign) == [("unknown_to_runa", None, order_id)]
 
@@ -261,7 +261,9 @@ def test_an_order_that_failed_and_the_ledger_does_not_say_so(settled: bool) -> N
     if settled:
         campaign.settle()
     campaign.engine._db.execute("UPDATE orders SET fails = 1")
-    assert found(campaign) == [("not_paid", None, order_of(campaign, COMPLETED if settled else PLACED))]
+    assert found(campaign) == [
+        ("not_paid", None, order_of(campaign, BatchState.COMPLETED if settled else BatchState.PLACED))
+    ]
 
 
 def test_an_order_that_is_processing_and_paid_according_to_the_ledger() -> None:
@@ -291,7 +293,7 @@ def test_an_amount_of_the_ledger_that_differs(settled: bool) -> None:
     campaign.clock.advance(seconds=5)
     if settled:
         campaign.settle()
-    order_id = order_of(campaign, COMPLETED if settled else PLACED)
+    order_id = order_of(campaign, BatchState.COMPLETED if settled else BatchState.PLACED)
     sql(campaign, "UPDATE runa_ledger SET amount = '25.00' WHERE recipient_key = 'customer-2'")
     assert found(campaign) == [("amount_differs", "customer-2", order_id)]
 
@@ -317,7 +319,7 @@ def test_an_amount_of_runa_that_differs(settled: bool) -> None:
     if settled:
         campaign.settle()
     edit_items(campaign, lambda items: items[1].update(face_value="25.00"))
-    order_id = order_of(campaign, COMPLETED if settled else PLACED)
+    order_id = order_of(campaign, BatchState.COMPLETED if settled else BatchState.PLACED)
     assert found(campaign) == [("amount_differs", "customer-2", order_id)]
 
 
@@ -329,7 +331,7 @@ def test_an_item_too_many_and_an_item_too_few(settled: bool) -> None:
     campaign.clock.advance(seconds=5)
     if settled:
         campaign.settle()
-    order_id = order_of(campaign, COMPLETED if settled else PLACED)
+    order_id = order_of(campaign, BatchState.COMPLETED if settled else BatchState.PLACED)
     edit_items(campaign, lambda items: items.append(items[0] | {"id": "I-MORE"}))
     assert found(campaign) == [("unknown_to_ledger", None, order_id)]
     edit_items(campaign, lambda items: items.__delitem__(slice(1, 3)))
@@ -364,7 +366,7 @@ def test_a_whole_ledger_and_campaigns_that_it_has_lost() -> None:
     known = send(campaign, lost(campaign="autumn"), description="autumn")
     unknown = send(campaign, lost(campaign="winter"), description="winter")
     send(campaign, OrderIdentity.from_order_key(BASE_URL, "spring/1"))
-    assert autumn.batches(OPEN) == []
+    assert autumn.batches(BatchState.OPEN) == []
     result = look(campaign, None)
     assert {(d.kind, d.campaign, d.order_id) for d in result.differences} == {
         ("unknown_to_ledger", "autumn", known),
@@ -456,7 +458,7 @@ def test_an_order_that_is_settled_while_it_looks_is_no_difference() -> None:
             async def statuses(order_ids: Sequence[str]) -> Mapping[str, str]:
                 return dict.fromkeys(order_ids, "COMPLETED")
 
-            await pay_module.settle(campaign.ledger, client=campaign.client, statuses=statuses, clock=campaign.clock)
+            await settle_module.settle(campaign.ledger, client=campaign.client, statuses=statuses, clock=campaign.clock)
             return await campaign.client.get_order(order_id)
 
     result = asyncio.run(reconcile(campaign.database, BASE_URL, client=Meanwhile(), campaign="spring"))

@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy.engine import Engine as Database
 
 from airflow_provider_runa.campaign.ledger import Ledger, create, open_engine
-from airflow_provider_runa.campaign.pay import Paid, pay, settle
+from airflow_provider_runa.campaign.pay import Paid, pay
 from airflow_provider_runa.campaign.plan import Limits, PlanReport, plan
+from airflow_provider_runa.campaign.settle import settle
 from airflow_provider_runa.sandbox.engine import Engine, Fault
 from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock
 

@@ -142,7 +142,7 @@ def test_after_a_deferral_the_function_does_not_run_again(runa: RunningSandbox) 
         operator_of(pay).execute(task_context())
     (order_id,) = caught.value.trigger.order_ids  # type: ignore[union-attr]
     runa.advance(10)
-    event = {"status": "settled", "orders": {order_id: "COMPLETED"}}
+    event = {"status": "final", "orders": {order_id: "COMPLETED"}}
     assert operator_of(pay).execute_complete(task_context(), event) == order_id
     assert len(calls) == 1
 

@@ -19,7 +19,8 @@ from airflow_provider_runa.placement.errors import (
     StatusUnreadableError,
     StillProcessingError,
 )
-from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
+from airflow_provider_runa.triggers._events import EventStatus
+from airflow_provider_runa.triggers.runa import RunaOrderTrigger
 from tests.support.airflow import (
     MASKS_STORED_FIELDS,
     SharedClock,
@@ -367,7 +368,7 @@ def placed(runa: RunningSandbox, **values: Any) -> str:
 def test_after_the_trigger_it_fetches_the_order_again(runa: RunningSandbox) -> None:
     order_id = placed(runa)
     context = task_context()
-    event = {"status": SETTLED, "orders": {order_id: "COMPLETED"}}
+    event = {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}}
     assert operator(runa).execute_complete(context, event) == order_id
     assert context["ti"].xcoms["order"]["status"] == "COMPLETED"
 
@@ -376,12 +377,14 @@ def test_after_the_trigger_a_failed_order_fails_the_task_whatever_the_event_says
     runa.faults({"kind": "fail_order"})
     order_id = placed(runa)
     with pytest.raises(OrderFailedError):
-        operator(runa).execute_complete(task_context(), {"status": SETTLED, "orders": {order_id: "COMPLETED"}})
+        operator(runa).execute_complete(
+            task_context(), {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}}
+        )
 
 
 def test_after_the_trigger_an_order_that_only_the_list_calls_settled_is_waited_for(runa: RunningSandbox) -> None:
     order_id = operator(runa).execute(task_context())
-    event = {"status": SETTLED, "orders": {order_id: "COMPLETED"}}
+    event = {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}}
     assert operator(runa).execute_complete(task_context(), event) == order_id
 
 
@@ -391,10 +394,15 @@ def test_after_the_trigger_a_connection_that_cannot_be_used_says_that_the_order_
     order_id = placed(runa)
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
     with pytest.raises(StatusUnreadableError, match=f"Order {order_id} was placed; .* it has no API key"):
-        operator(runa).execute_complete(task_context(), {"status": SETTLED, "orders": {order_id: "COMPLETED"}})
+        operator(runa).execute_complete(
+            task_context(), {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}}
+        )
 
 
-@pytest.mark.parametrize(("status", "error"), [(TIMED_OUT, StillProcessingError), (UNREADABLE, StatusUnreadableError)])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(EventStatus.TIMED_OUT, StillProcessingError), (EventStatus.UNREADABLE, StatusUnreadableError)],
+)
 def test_after_the_trigger_gave_up_the_retry_takes_up_the_order(
     runa: RunningSandbox, status: str, error: type[Exception]
 ) -> None:
@@ -405,7 +413,7 @@ def test_after_the_trigger_gave_up_the_retry_takes_up_the_order(
 
 def test_an_order_that_settled_at_the_last_moment_is_seen(runa: RunningSandbox) -> None:
     order_id = placed(runa)
-    event = {"status": TIMED_OUT, "orders": {order_id: "PROCESSING"}}
+    event = {"status": EventStatus.TIMED_OUT, "orders": {order_id: "PROCESSING"}}
     assert operator(runa).execute_complete(task_context(), event) == order_id
 
 
@@ -413,12 +421,14 @@ def test_after_the_trigger_it_reports_what_was_paid_whatever_the_templates_say_n
     order_id = placed(runa, items=[ITEM, ITEM | {"face_value": "5.50"}], max_total=20)
     context = task_context()
     later = operator(runa, items=[ITEM | {"face_value": 21}], max_total=20)
-    later.execute_complete(context, {"status": SETTLED, "orders": {order_id: "COMPLETED"}})
+    later.execute_complete(context, {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}})
     summary = context["ti"].xcoms["order"]
     assert (summary["face_value"], summary["items"], summary["currency"]) == ("15.50", 2, "USD")
 
 
-@pytest.mark.parametrize("event", [None, {}, "done", {"status": "success"}, {"status": SETTLED, "orders": {}}])
+@pytest.mark.parametrize(
+    "event", [None, {}, "done", {"status": "success"}, {"status": EventStatus.FINAL, "orders": {}}]
+)
 def test_a_missing_or_unknown_event_fails_loudly(runa: RunningSandbox, event: Any) -> None:
     with pytest.raises(ValueError, match="missing or unknown"):
         operator(runa).execute_complete(task_context(), event)

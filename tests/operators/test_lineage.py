@@ -12,7 +12,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_provider_runa import __version__, lineage
 from airflow_provider_runa.hooks.runa import RunaHook
-from airflow_provider_runa.links import PORTAL, RunaPortalLink
+from airflow_provider_runa.links.portal import PORTAL, RunaPortalLink
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from tests.campaign.world import DEFAULTS, row
@@ -66,7 +66,7 @@ def test_after_a_deferral_the_completed_order_is_told(runa: RunningSandbox) -> N
     order_id = order(runa).execute(context())
     runa.advance(10)
     values = context()
-    order(runa).execute_complete(values, {"status": "settled", "orders": {order_id: "COMPLETED"}})
+    order(runa).execute_complete(values, {"status": "final", "orders": {order_id: "COMPLETED"}})
     assert values["outlet_events"][ASSET].extra["status"] == "COMPLETED"
 
 
@@ -132,7 +132,7 @@ def test_without_openlineage_nothing_is_told(runa: RunningSandbox, monkeypatch: 
     assert task.get_openlineage_facets_on_complete(None) is None, "nothing was placed yet"
     task.execute(context())
     assert task.get_openlineage_facets_on_complete(None) is None
-    assert lineage.lineage_of("https://a", "n", status=None, currency=None, paid=0, counts={}, amounts={}) is None
+    assert lineage.build_lineage("https://a", "n", status=None, currency=None, paid=0, counts={}, amounts={}) is None
 
 
 def test_openlineage_is_told_of_the_order_as_output(runa: RunningSandbox) -> None:
@@ -174,7 +174,7 @@ def test_openlineage_is_told_without_another_look_at_the_connection(
     tasks: list[Any] = [order(runa), order(runa), payout(runa, tmp_path, monkeypatch)]
     order_id = tasks[0].execute(context())
     runa.advance(10)
-    tasks[1].execute_complete(context(), {"status": "settled", "orders": {order_id: "COMPLETED"}})
+    tasks[1].execute_complete(context(), {"status": "final", "orders": {order_id: "COMPLETED"}})
     tasks[2].execute(context())
     monkeypatch.delenv("AIRFLOW_CONN_RUNA_DEFAULT")
     monkeypatch.setattr(RunaHook, "get_settings", None)

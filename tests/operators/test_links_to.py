@@ -95,7 +95,7 @@ def test_after_a_deferral_they_are_written(runa: RunningSandbox, tmp_path: Path)
     path = tmp_path / "links.jsonl"
     order_id = operator(runa, None, wait_for_completion=False).execute(task_context())
     runa.advance(10)
-    event = {"status": "settled", "orders": {order_id: "COMPLETED"}}
+    event = {"status": "final", "orders": {order_id: "COMPLETED"}}
     operator(runa, str(path)).execute_complete(task_context(), event)
     assert [line["item"] for line in read(path)] == [0, 2, 3]
     with pytest.raises(LinksNotWrittenError, match="not JSON"):
@@ -116,7 +116,7 @@ def test_after_a_deferral_a_function_says_again_whose_they_are(runa: RunningSand
         found: Any = pay().operator
     order_id = operator(runa, None, wait_for_completion=False).execute(task_context())
     runa.advance(10)
-    found.execute_complete(task_context(), {"status": "settled", "orders": {order_id: "COMPLETED"}})
+    found.execute_complete(task_context(), {"status": "final", "orders": {order_id: "COMPLETED"}})
     assert [line["item"] for line in read(path)] == [0, 2, 3]
 
 
@@ -128,7 +128,7 @@ def test_links_that_cannot_be_written_fail_the_task_and_the_retry_orders_nothing
     def full(fileno: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("airflow_provider_runa.handover.os.fsync", full)
+    monkeypatch.setattr("airflow_provider_runa.utils.payout_links.os.fsync", full)
     with pytest.raises(LinksNotWrittenError, match=r"O-\S+ is COMPLETED.*OSError: No space left on device") as caught:
         operator(runa, str(path)).execute(task_context())
     assert "http" not in str(caught.value)

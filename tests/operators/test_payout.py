@@ -259,7 +259,7 @@ def test_it_defers_once_for_all_orders_and_settles_afterwards(
 def test_after_a_deferral_every_order_must_be_in_the_ledger(runa: RunningSandbox, ledger_file: Path) -> None:
     operator(runa, [row(1)]).execute(task_context())
     (order,) = runa.orders()
-    event = {"status": "settled", "orders": {order["id"]: "COMPLETED"}}
+    event = {"status": "final", "orders": {order["id"]: "COMPLETED"}}
     assert operator(runa).execute_complete(task_context(), event)["rows"] == {"paid": 1}
     with pytest.raises(AirflowFailException, match=f"Order {order['id']} was placed by this task and goes on, and the"):
         operator(runa, campaign="autumn").execute_complete(task_context(), event)
@@ -272,7 +272,7 @@ def test_after_a_deferral_an_order_that_only_the_list_calls_settled_is_waited_fo
     task.clock = SharedClock(None)  # type: ignore[assignment] # the order stays PROCESSING
     with pytest.raises(TaskDeferred):
         task.execute(task_context())
-    event = {"status": "settled", "orders": {order["id"]: "COMPLETED" for order in runa.orders()}}
+    event = {"status": "final", "orders": {order["id"]: "COMPLETED" for order in runa.orders()}}
     assert operator(runa).execute_complete(task_context(), event)["rows"] == {"paid": 1}
 
 
@@ -281,7 +281,7 @@ def test_after_a_deferral_a_connection_that_cannot_be_used_says_that_orders_go_o
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
     with pytest.raises(AirflowFailException, match=r"^The orders that were placed go on: .* it has no API key"):
-        operator(runa).execute_complete(task_context(), {"status": "settled", "orders": {"O-1": "COMPLETED"}})
+        operator(runa).execute_complete(task_context(), {"status": "final", "orders": {"O-1": "COMPLETED"}})
 
 
 @pytest.mark.parametrize(

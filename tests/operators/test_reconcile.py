@@ -191,7 +191,7 @@ async def _at_once(seconds: float) -> None:
 def run(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in an Airflow home that has never been used."""
     return subprocess.run(
-        [sys.executable, "-m", "airflow_provider_runa.reconcile", *arguments],
+        [sys.executable, "-m", "airflow_provider_runa.cli.reconcile", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

@@ -30,7 +30,7 @@ from airflow_provider_runa.api.errors import (
 )
 from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.placement.errors import (
-    AccessRefusedError,
+    AccessRejectedError,
     OrderHeldBackError,
     OrderRejectedError,
     PlacementError,
@@ -402,7 +402,7 @@ class PlacingMachine(RuleBasedStateMachine):
         if isinstance(ending, PlacementError):
             TRIED[f"ended: {type(ending).__name__}"] += 1
             assert RECIPIENT not in str(ending), "a recipient is named in an error"
-            if isinstance(ending, OrderRejectedError | OrderHeldBackError | AccessRefusedError):
+            if isinstance(ending, OrderRejectedError | OrderHeldBackError | AccessRejectedError):
                 answer = type(attempt.client.last_error)
                 assert not issubclass(answer, PROVES_NOTHING), f"says that nobody was paid, on a {answer.__name__}"
             if "no earlier request is known" in str(ending) and self.begun == 1:

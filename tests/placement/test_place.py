@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from airflow_provider_runa.placement.errors import (
-    AccessRefusedError,
+    AccessRejectedError,
     OrderFailedError,
     OrderHeldBackError,
     OrderRejectedError,
@@ -240,7 +240,7 @@ def test_a_refusal_at_the_door_does_not_hide_an_order_whose_answer_was_lost() ->
 def test_a_wrong_key_keeps_the_generation() -> None:
     world = World()
     world.fault("status", status=401)
-    with pytest.raises(AccessRefusedError):
+    with pytest.raises(AccessRejectedError):
         world.attempt()
     assert world.attempt().generation == 0
 

@@ -18,8 +18,8 @@ from airflow_provider_runa.api.client import ATTEMPTS
 from airflow_provider_runa.api.errors import RunaError, RunaServerError
 from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.sensors.balance import RunaBalanceSensor
-from airflow_provider_runa.triggers.balance import COVERED, RunaBalanceTrigger
-from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE
+from airflow_provider_runa.triggers._events import EventStatus
+from airflow_provider_runa.triggers.balance import RunaBalanceTrigger
 from tests.support.airflow import task_context
 from tests.support.sandbox import RunningSandbox
 
@@ -112,12 +112,12 @@ def run(mode: str, **values: Any) -> Any:
     """Run the sensor in a mode; ``resumed`` is the deferrable one after its trigger could not read the balance."""
     if mode != "resumed":
         return sensor(mode, **values).execute(context())
-    told = event(UNREADABLE, reason="no answer")
+    told = event(EventStatus.UNREADABLE, reason="no answer")
     return sensor("deferrable", **values).resume_execution("execute_complete", told, context())
 
 
 def test_after_the_trigger_it_ends_with_what_the_trigger_saw() -> None:
-    told = sensor("deferrable").resume_execution("execute_complete", event(COVERED), context())
+    told = sensor("deferrable").resume_execution("execute_complete", event(EventStatus.COVERED), context())
     assert told == {"currency": "USD", "amount": "100", "balance": "120.00"}
 
 
@@ -125,7 +125,7 @@ def test_after_the_trigger_it_ends_with_what_the_trigger_saw() -> None:
 def test_after_the_trigger_gave_up_soft_fail_skips(soft_fail: bool, ending: type[Exception]) -> None:
     task = sensor("deferrable", soft_fail=soft_fail)
     with pytest.raises(ending):
-        task.resume_execution("execute_complete", event(TIMED_OUT, balance="5"), context())
+        task.resume_execution("execute_complete", event(EventStatus.TIMED_OUT, balance="5"), context())
 
 
 def test_a_balance_that_could_not_be_read_is_a_failure_that_a_retry_heals(
@@ -217,7 +217,7 @@ def test_exactly_one_of_amount_and_items_is_given(values: dict[str, Any]) -> Non
         RunaBalanceSensor(task_id="wait", currency="USD", **values)
 
 
-@pytest.mark.parametrize("given", [None, {}, "done", {"status": "success"}, {"status": COVERED}])
+@pytest.mark.parametrize("given", [None, {}, "done", {"status": "success"}, {"status": EventStatus.COVERED}])
 def test_a_missing_or_unknown_event_fails_loudly(given: Any) -> None:
     with pytest.raises(ValueError, match="missing or unknown"):
         sensor("deferrable").execute_complete(context(), given)

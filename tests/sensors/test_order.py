@@ -20,7 +20,8 @@ from airflow_provider_runa.api.errors import RunaError
 from airflow_provider_runa.api.models import NewOrder
 from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.sensors.runa import RunaOrderSensor
-from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
+from airflow_provider_runa.triggers._events import EventStatus
+from airflow_provider_runa.triggers.runa import RunaOrderTrigger
 from tests.support.airflow import task_context
 from tests.support.sandbox import RunningSandbox
 
@@ -46,7 +47,7 @@ def place(runa: RunningSandbox, *, done: bool = True) -> str:
     return order_id
 
 
-def wait(mode: str, order_id: Any, *, event: str = SETTLED, **values: Any) -> Any:
+def wait(mode: str, order_id: Any, *, event: str = EventStatus.FINAL, **values: Any) -> Any:
     """Run the sensor in a mode; ``resumed`` is the deferrable one after its trigger has fired."""
     deferrable = mode in ("deferrable", "resumed")
     sensor = RunaOrderSensor(
@@ -176,17 +177,17 @@ def test_soft_fail_covers_running_out_of_time(
     runa: RunningSandbox, mode: str, soft_fail: bool, ending: type[Exception]
 ) -> None:
     with pytest.raises(ending):
-        wait(mode, place(runa, done=False), event=TIMED_OUT, timeout=0.1, soft_fail=soft_fail)
+        wait(mode, place(runa, done=False), event=EventStatus.TIMED_OUT, timeout=0.1, soft_fail=soft_fail)
 
 
 def test_an_order_that_settled_at_the_last_moment_is_seen(runa: RunningSandbox) -> None:
     order_id = place(runa)
-    assert wait("resumed", order_id, event=TIMED_OUT) == [order_id]
+    assert wait("resumed", order_id, event=EventStatus.TIMED_OUT) == [order_id]
 
 
 def test_orders_that_could_not_be_read_are_a_failure_that_a_retry_heals(runa: RunningSandbox) -> None:
     with pytest.raises(RunaError, match=r"could not be read: no answer. The orders go on.*; a retry looks again"):
-        wait("resumed", place(runa, done=False), event=UNREADABLE)
+        wait("resumed", place(runa, done=False), event=EventStatus.UNREADABLE)
 
 
 @MODES
@@ -195,7 +196,7 @@ def test_what_runa_refuses_fails_at_once_in_every_mode(runa: RunningSandbox, mod
     order_id = place(runa)
     runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": status, "count": 100})
     with pytest.raises(AirflowFailException, match=f"^The orders go on at Runa.*: {status} .*clear the task"):
-        wait(mode, order_id, event=UNREADABLE, soft_fail=True)
+        wait(mode, order_id, event=EventStatus.UNREADABLE, soft_fail=True)
 
 
 @pytest.mark.parametrize(("mode", "ending"), [("reschedule", AirflowRescheduleException), ("deferrable", TaskDeferred)])
@@ -220,12 +221,12 @@ def test_orders_that_cannot_be_read_when_the_time_is_over_are_a_failure_and_no_s
     order_id = place(runa)
     runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": 503, "count": 1000})
     with pytest.raises(RunaError, match="could not be read: 503"):
-        wait(mode, order_id, event=TIMED_OUT, timeout=0.00001, soft_fail=True)
+        wait(mode, order_id, event=EventStatus.TIMED_OUT, timeout=0.00001, soft_fail=True)
 
 
 def test_an_event_that_runa_contradicts_is_a_failure(runa: RunningSandbox) -> None:
     with pytest.raises(RunaError, match="Runa says otherwise"):
-        wait("resumed", place(runa, done=False), event=SETTLED)
+        wait("resumed", place(runa, done=False), event=EventStatus.FINAL)
 
 
 @pytest.mark.parametrize("event", [None, {}, "done", {"status": "success"}])

@@ -11,8 +11,8 @@ import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
 
 from airflow_provider_runa.triggers import balance as module
-from airflow_provider_runa.triggers.balance import COVERED, RunaBalanceTrigger
-from airflow_provider_runa.triggers.runa import TIMED_OUT, UNREADABLE
+from airflow_provider_runa.triggers._events import EventStatus
+from airflow_provider_runa.triggers.balance import RunaBalanceTrigger
 from tests.support.sandbox import RunningSandbox
 
 
@@ -35,17 +35,22 @@ def fire(amount: str, *, within: float = 60.0, during: Any = None) -> Any:
 def test_it_fires_once_the_balance_covers_the_amount(runa: RunningSandbox) -> None:
     runa.balance("USD", "99.99")
     told = fire("100", during=lambda: runa.balance("USD", "100"))
-    assert told == {"status": COVERED, "currency": "USD", "amount": "100", "balance": "100.00"}
+    assert told == {"status": EventStatus.COVERED, "currency": "USD", "amount": "100", "balance": "100.00"}
     assert set(runa.stats()["requests"]) == {"GET /balance"}
 
 
 def test_it_gives_up_at_the_deadline_and_tells_the_balance(runa: RunningSandbox) -> None:
     runa.balance("USD", "5")
-    assert fire("100", within=0.1) == {"status": TIMED_OUT, "currency": "USD", "amount": "100", "balance": "5.00"}
+    assert fire("100", within=0.1) == {
+        "status": EventStatus.TIMED_OUT,
+        "currency": "USD",
+        "amount": "100",
+        "balance": "5.00",
+    }
 
 
 def test_a_balance_that_was_topped_up_while_the_triggerer_was_down_is_not_late(runa: RunningSandbox) -> None:
-    assert fire("100", within=-3600)["status"] == COVERED
+    assert fire("100", within=-3600)["status"] == EventStatus.COVERED
 
 
 def test_it_tolerates_failing_looks_and_tells_of_the_last(runa: RunningSandbox, monkeypatch: Any) -> None:
@@ -55,9 +60,9 @@ def test_it_tolerates_failing_looks_and_tells_of_the_last(runa: RunningSandbox, 
     monkeypatch.setattr("tenacity.asyncio._portable_async_sleep", at_once)
     runa.faults({"kind": "status", "method": "GET", "path": "/balance", "status": 404, "count": 1})
     told = fire("100")
-    assert (told["status"], told["balance"]) == (UNREADABLE, None)
+    assert (told["status"], told["balance"]) == (EventStatus.UNREADABLE, None)
     assert "404" in told["reason"]
-    assert fire("100")["status"] == COVERED
+    assert fire("100")["status"] == EventStatus.COVERED
 
 
 def test_a_host_that_is_away_is_tolerated_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +71,7 @@ def test_a_host_that_is_away_is_tolerated_until_the_deadline(monkeypatch: pytest
 
     monkeypatch.setattr("airflow_provider_runa.hooks.runa.RunaHook.aget_balance", away)
     told = fire("100", within=0.1)
-    assert (told["status"], told["reason"]) == (UNREADABLE, "no such host")
+    assert (told["status"], told["reason"]) == (EventStatus.UNREADABLE, "no such host")
 
 
 def test_its_arguments_survive_airflows_serialization() -> None:

@@ -13,9 +13,10 @@ from airflow.serialization.serialized_objects import BaseSerialization
 
 from airflow_provider_runa.api.client import ATTEMPTS
 from airflow_provider_runa.hooks.runa import RunaHook
-from airflow_provider_runa.triggers import _watch
+from airflow_provider_runa.triggers import _status_poller
 from airflow_provider_runa.triggers import runa as module
-from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
+from airflow_provider_runa.triggers._events import EventStatus
+from airflow_provider_runa.triggers.runa import RunaOrderTrigger
 from tests.sensors.test_order import place
 from tests.support.raw import http, start_raw
 from tests.support.sandbox import RunningSandbox
@@ -24,7 +25,7 @@ from tests.support.sandbox import RunningSandbox
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MIN_PAUSE", 0.05)
-    monkeypatch.setattr(_watch, "MIN_PAUSE_BETWEEN_CYCLES", 0.01)
+    monkeypatch.setattr(_status_poller, "MIN_PAUSE_BETWEEN_CYCLES", 0.01)
 
 
 def fire(order_ids: list[str], *, poll_interval: float = 0.05, within: float | None = 60.0, **values: Any) -> Any:
@@ -44,13 +45,13 @@ def fire(order_ids: list[str], *, poll_interval: float = 0.05, within: float | N
 
 def test_it_fires_when_all_orders_are_completed(runa: RunningSandbox) -> None:
     ids = [place(runa), place(runa)]
-    assert fire(ids) == {"status": SETTLED, "orders": dict.fromkeys(ids, "COMPLETED")}
+    assert fire(ids) == {"status": EventStatus.FINAL, "orders": dict.fromkeys(ids, "COMPLETED")}
 
 
 def test_it_waits_for_the_last_one(runa: RunningSandbox) -> None:
     done, pending = place(runa), place(runa, done=False)
     event = fire([done, pending], within=0.3)
-    assert event == {"status": TIMED_OUT, "orders": {done: "COMPLETED", pending: "PROCESSING"}}
+    assert event == {"status": EventStatus.TIMED_OUT, "orders": {done: "COMPLETED", pending: "PROCESSING"}}
 
 
 def test_it_waits_through_a_state_that_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,34 +59,34 @@ def test_it_waits_through_a_state_that_is_new(monkeypatch: pytest.MonkeyPatch) -
     with start_raw(*answers) as server:
         connection = {"conn_type": "runa", "password": "XXsandbox.secret", "host": server.url}
         monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", json.dumps(connection))
-        assert fire(["O-1"]) == {"status": SETTLED, "orders": {"O-1": "COMPLETED"}}
+        assert fire(["O-1"]) == {"status": EventStatus.FINAL, "orders": {"O-1": "COMPLETED"}}
     assert len(server.requests) == 2
 
 
 def test_it_fires_at_the_first_failed_order(runa: RunningSandbox) -> None:
     runa.faults({"kind": "fail_order"})
     failed, pending = place(runa), place(runa, done=False)
-    assert fire([failed, pending]) == {"status": SETTLED, "orders": {failed: "FAILED", pending: "PROCESSING"}}
+    assert fire([failed, pending]) == {"status": EventStatus.FINAL, "orders": {failed: "FAILED", pending: "PROCESSING"}}
 
 
 def test_it_waits_for_the_others_if_it_is_to(runa: RunningSandbox) -> None:
     runa.faults({"kind": "fail_order"})
     failed, pending = place(runa), place(runa, done=False)
     event = fire([failed, pending], fail_fast=False, within=0.3)
-    assert event == {"status": TIMED_OUT, "orders": {failed: "FAILED", pending: "PROCESSING"}}
+    assert event == {"status": EventStatus.TIMED_OUT, "orders": {failed: "FAILED", pending: "PROCESSING"}}
     runa.advance(60)
-    assert fire([failed, pending], fail_fast=False)["status"] == SETTLED
+    assert fire([failed, pending], fail_fast=False)["status"] == EventStatus.FINAL
 
 
 def test_an_order_that_settled_while_the_triggerer_was_down_is_not_late(runa: RunningSandbox) -> None:
     order_id = place(runa)
-    assert fire([order_id], within=-3600) == {"status": SETTLED, "orders": {order_id: "COMPLETED"}}
+    assert fire([order_id], within=-3600) == {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}}
 
 
 def test_it_tolerates_failing_polls(runa: RunningSandbox) -> None:
     order_id = place(runa)
     runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": 404, "count": 3})
-    assert fire([order_id])["status"] == SETTLED
+    assert fire([order_id])["status"] == EventStatus.FINAL
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -93,9 +94,9 @@ def test_it_gives_up_after_a_few_refusals_and_says_why(runa: RunningSandbox, sta
     order_id = place(runa)
     runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": status, "count": 100})
     event = fire([order_id])
-    assert (event["status"], event["orders"]) == (UNREADABLE, {order_id: "PROCESSING"})
+    assert (event["status"], event["orders"]) == (EventStatus.UNREADABLE, {order_id: "PROCESSING"})
     assert str(status) in event["reason"]
-    assert runa.stats()["requests"]["GET /order/{id}"] == module.TOLERATED_REFUSALS
+    assert runa.stats()["requests"]["GET /order/{id}"] == module.TOLERATED_REJECTIONS
 
 
 def test_a_runa_that_does_not_answer_is_asked_until_the_deadline(
@@ -105,7 +106,7 @@ def test_a_runa_that_does_not_answer_is_asked_until_the_deadline(
     order_id = place(runa)
     runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": 503, "count": 15 * ATTEMPTS})
     with caplog.at_level(logging.WARNING, logger=module.__name__):
-        assert fire([order_id])["status"] == SETTLED
+        assert fire([order_id])["status"] == EventStatus.FINAL
     assert "could not be read" in caplog.text
 
 

@@ -17,7 +17,7 @@ import pendulum
 from airflow.providers.common.compat.sdk import DAG
 from planted import ITEMS, MACROS
 
-from airflow_provider_runa.operators import _ports, runa
+from airflow_provider_runa.operators import _placement_ports, runa
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 
 
@@ -27,7 +27,7 @@ class KilledBeforeIntent(RunaCreateOrderOperator):
     def execute(self, context: Any) -> str:
         marker = Path(os.environ["RUNA_TEST_MARKERS"]) / f"intent-{context['run_id'].replace(':', '')}"
 
-        class Records(_ports.TaskStateRecords):
+        class Records(_placement_ports.TaskStateRecords):
             async def save(self, record: Any) -> None:
                 if not marker.exists():
                     marker.touch()

@@ -19,12 +19,12 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow_provider_runa import retries
 from airflow_provider_runa.api import errors
 from airflow_provider_runa.campaign.errors import BalanceTooLowError, CampaignUnfinishedError
-from airflow_provider_runa.hooks.runa import RunaConnectionSettingsError
+from airflow_provider_runa.hooks.runa import RunaConfigurationError
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from airflow_provider_runa.placement.errors import OrderFailedError, OrderHeldBackError, OutcomeUnknownError
 from airflow_provider_runa.placement.place import Policy
-from airflow_provider_runa.retries import runa_retry_policy
+from airflow_provider_runa.retry_policy import runa_retry_policy
 from tests.campaign.world import DEFAULTS, row
 from tests.support.airflow import SharedClock, task_context
 from tests.support.sandbox import RunningSandbox
@@ -50,7 +50,7 @@ HELD_BACK = OrderHeldBackError(answer="", earlier="", accounted=True)
         (errors.RunaValidationError(422), RetryAction.FAIL, None),
         (errors.RunaNotFoundError(404), RetryAction.FAIL, None),
         (errors.InvalidOrderError("items"), RetryAction.FAIL, None),
-        (RunaConnectionSettingsError("no key"), RetryAction.FAIL, None),
+        (RunaConfigurationError("no key"), RetryAction.FAIL, None),
         (ZeroDivisionError(), RetryAction.DEFAULT, None),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_campaign_waits_for_the_top_up_after_it_has_deferred(runa: RunningSand
     runa.advance(60)
     deferred = caught.value
     kwargs = json.loads(json.dumps(deferred.kwargs))
-    event = {"status": "settled", "orders": dict.fromkeys(deferred.trigger.order_ids, "COMPLETED")}  # type: ignore[attr-defined]
+    event = {"status": "final", "orders": dict.fromkeys(deferred.trigger.order_ids, "COMPLETED")}  # type: ignore[attr-defined]
     with pytest.raises(CampaignUnfinishedError, match=r"1 order\(s\) are not placed") as ended:
         RunaPayoutOperator(**campaign).resume_execution("execute_complete", {**kwargs, "event": event}, task_context())
     assert pause_after(ended.value) == 30 * MINUTE

@@ -16,7 +16,7 @@ from airflow.providers.postgres.hooks import postgres as postgres_hooks
 from sqlalchemy.engine import make_url
 
 from airflow_provider_runa.operators import sql
-from airflow_provider_runa.operators.sql import SqlToRunaOperator
+from airflow_provider_runa.transfers.sql_to_runa import SqlToRunaOperator
 from tests.campaign.world import DEFAULTS
 from tests.support.airflow import SharedClock, task_context
 from tests.support.sandbox import RunningSandbox

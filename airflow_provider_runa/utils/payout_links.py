@@ -27,7 +27,7 @@ from airflow_provider_runa.placement.payment import counterparts, differences
 COLUMNS = ("order_id", "item", "item_id", "face_value", "currency", "url", "expiry_date")
 
 
-def check_target(links_to: Any, order: NewOrder) -> None:
+def check_links_target(links_to: Any, order: NewOrder) -> None:
     """Check before anything is sent that the links of an order will have a place.
 
     :param links_to: the file; see ``RunaCreateOrderOperator``.
@@ -48,7 +48,7 @@ def check_target(links_to: Any, order: NewOrder) -> None:
         raise InvalidOrderError("links_to: must be an absolute path in a folder that this worker can write to")
 
 
-def hand_over(links_to: str, wanted: NewOrder, placed: Order) -> int:
+def write_payout_links(links_to: str, wanted: NewOrder, placed: Order) -> int:
     """Write the links of an order; the file is replaced if it is there. Return their number.
 
     :param links_to: the file.
@@ -57,8 +57,8 @@ def hand_over(links_to: str, wanted: NewOrder, placed: Order) -> int:
     :raises PaymentChangedError: if the wanted order is not the one that was placed.
     :raises LinksNotWrittenError: if they could not be written.
     """
-    if told := differences(wanted, placed):
-        raise PaymentChangedError(order_id=placed.id, fields="; ".join(told))
+    if changed := differences(wanted, placed):
+        raise PaymentChangedError(order_id=placed.id, fields="; ".join(changed))
     lines = _lines(wanted, placed)
     try:
         content = (_csv(lines) if links_to.endswith(".csv") else _json_lines(lines)).encode()

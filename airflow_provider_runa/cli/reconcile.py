@@ -1,4 +1,4 @@
-"""``python -m airflow_provider_runa.reconcile``: list what differs between the ledger and Runa, with recipient keys."""
+"""``runa-reconcile``: list what differs between the ledger and Runa, with recipient keys."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 
-from airflow_provider_runa._cli import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
 from airflow_provider_runa.campaign.reconcile import Difference
-from airflow_provider_runa.operators.reconcile import compare, moment, told
+from airflow_provider_runa.cli.common import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
+from airflow_provider_runa.operators.reconcile import compare
+from airflow_provider_runa.utils.arguments import parse_datetime
 
 SAME, DIFFERENT, FAILED = 0, 1, 2
 
@@ -22,23 +23,23 @@ variables AIRFLOW_CONN_….
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m airflow_provider_runa.reconcile",
+        prog="runa-reconcile",
         description="List what differs between the ledger of a campaign, or of a period, and Runa.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--campaign", metavar="NAME", help="only this campaign (default: all, and those that the ledger has lost)")
-    add("--since", type=_moment, metavar="DATE", help="only orders placed at or after this date or time (UTC)")
-    add("--until", type=_moment, metavar="DATE", help="only orders placed before this date or time (UTC)")
+    add("--since", type=_date_or_time, metavar="DATE", help="only orders placed at or after this date or time (UTC)")
+    add("--until", type=_date_or_time, metavar="DATE", help="only orders placed before this date or time (UTC)")
     add("--ledger", required=True, metavar="CONN_ID_OR_URL", help=LEDGER_HELP)
     add("--runa", metavar="CONN_ID", help=RUNA_HELP)
     return parser
 
 
-def _moment(text: str) -> datetime | None:
+def _date_or_time(text: str) -> datetime | None:
     try:
-        return moment("DATE", text)
+        return parse_datetime("DATE", text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     if result.differences:
         _print_table(result.differences)
-    print(told(result))
+    print(result)
     return DIFFERENT if result.differences else SAME
 
 

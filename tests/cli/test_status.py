@@ -246,7 +246,7 @@ def test_with_the_environments_variables_it_loads_no_airflow(
 ) -> None:
     program = f"""
 import sys
-from airflow_provider_runa.status import main
+from airflow_provider_runa.cli.status import main
 codes = [main(["balance"]), main(["order", {place(environment)!r}]), main(["campaign", "x", "--ledger", {ledger!r}])]
 print(codes, [name for name in sys.modules if name.partition(".")[0] == "airflow"])
 """
@@ -266,7 +266,7 @@ print(codes, [name for name in sys.modules if name.partition(".")[0] == "airflow
 def test_a_pipe_gets_whole_lines_and_only_the_answer(runa: RunningSandbox, ledger: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
     ended = subprocess.run(
-        [sys.executable, "-m", "airflow_provider_runa.status", "order", place(runa, description="x" * 120)],
+        [sys.executable, "-m", "airflow_provider_runa.cli.status", "order", place(runa, description="x" * 120)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -39,7 +39,7 @@ def runa_settings(conn_id: str | None) -> RunaSettings:
     """Return what leads to Runa.
 
     :param conn_id: id of the Airflow connection. Left out, the environment decides.
-    :raises RunaConnectionSettingsError: if it cannot be used.
+    :raises RunaConfigurationError: if it cannot be used.
     """
     api_key = SecretStr(os.environ.get("RUNA_API_KEY", ""))
     if conn_id is None and api_key.get_secret_value():
@@ -58,9 +58,9 @@ def open_ledger(name: str) -> Iterator[Engine]:
     :raises ValueError: if it is a URL, and not one of SQLAlchemy's.
     """
     if "://" not in name:
-        from airflow_provider_runa.operators._ledger import ledger_engine
+        from airflow_provider_runa.hooks.ledger import LedgerHook
 
-        with ledger_engine(name, reading=True) as engine:
+        with LedgerHook(name).open(reading=True) as engine:
             yield engine
         return
     try:

@@ -17,12 +17,9 @@ from airflow_provider_runa.placement.ports import Clock, OrderClient, OrderReade
 #: How far the clocks of a worker and of Runa may differ before a search misses an order.
 CLOCK_SLACK = timedelta(hours=1)
 
-#: Statuses in which an order shows what it is.
-SETTLED = frozenset({OrderStatus.COMPLETED, OrderStatus.FAILED})
-
 
 @dataclass
-class Sighting:
+class SearchResult:
     """What a search has seen.
 
     :param order: the identity's order that is not FAILED, in full; ``None`` if there is none to be seen.
@@ -66,7 +63,7 @@ async def search(
     clock: Clock,
     patience: float,
     pause: float,
-) -> Sighting:
+) -> SearchResult:
     """Look for the identity's order among all orders since a moment.
 
     Orders that are hidden when the search begins are asked for one by one until they show themselves or patience
@@ -79,27 +76,27 @@ async def search(
     :param patience: how long to wait for hidden orders, in seconds.
     :param pause: how long to wait between two looks at them, in seconds.
     """
-    sighting = Sighting()
+    result = SearchResult()
     async for row in list_since(since, client):
-        if await _take_in(row, identity, sighting, client):
-            return sighting
+        if await _take_in(row, identity, result, client):
+            return result
 
     deadline = clock.now() + timedelta(seconds=patience)
-    while sighting.hidden and clock.now() < deadline:
+    while result.hidden and clock.now() < deadline:
         await clock.sleep(pause)
-        for order_id in list(sighting.hidden):
+        for order_id in list(result.hidden):
             order = await client.get_order(order_id)
-            if order.status in SETTLED:
-                sighting.hidden.remove(order_id)
-                if await _take_in(order, identity, sighting, client):
-                    return sighting
-    return sighting
+            if OrderStatus.is_final(order.status):
+                result.hidden.remove(order_id)
+                if await _take_in(order, identity, result, client):
+                    return result
+    return result
 
 
-async def _take_in(row: Order, identity: OrderIdentity, sighting: Sighting, client: OrderClient) -> bool:
+async def _take_in(row: Order, identity: OrderIdentity, result: SearchResult, client: OrderClient) -> bool:
     """Note what a row tells; return whether it is the order that was looked for."""
-    if row.status not in SETTLED:
-        sighting.hidden.append(row.id)
+    if not OrderStatus.is_final(row.status):
+        result.hidden.append(row.id)
         return False
     generation = identity.generation_in(row.description)
     if generation is None:
@@ -108,7 +105,7 @@ async def _take_in(row: Order, identity: OrderIdentity, sighting: Sighting, clie
     if not identity.owns(order.metadata):
         return False
     if order.status == OrderStatus.FAILED:
-        sighting.failed.add(generation)
+        result.failed.add(generation)
         return False
-    sighting.order, sighting.generation = order, generation
+    result.order, result.generation = order, generation
     return True

@@ -1,8 +1,8 @@
-"""One watch per connection: it reads, in one go, the orders that all triggers of an event loop wait for.
+"""One status poller per connection: it reads, in one go, the orders that all triggers of an event loop wait for.
 
 A triggerer runs a thousand triggers on one event loop. If each had a client and asked for its own order, they would
 open a thousand connections and send a thousand requests per interval. Here each trigger says by when it wants to know,
-and the watch asks Runa once for all that is due, mostly from the order list.
+and the poller asks Runa once for all that is due, mostly from the order list.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ MIN_PAUSE_BETWEEN_CYCLES = 1.0
 
 
 @asynccontextmanager
-async def watch_orders(runa_conn_id: str) -> AsyncIterator[Watch]:
-    """Give access to the watch of a connection. The first who comes starts it, the last who leaves ends it.
+async def shared_status_poller(runa_conn_id: str) -> AsyncIterator[StatusPoller]:
+    """Give access to the status poller of a connection. The first who comes starts it, the last who leaves ends it.
 
     :param runa_conn_id: id of the Airflow connection.
     """
     # A client belongs to the event loop that it was made on: a process may have several, one after the other or in
     # threads.
     key = (asyncio.get_running_loop(), runa_conn_id)
-    if key not in _watches:
-        _watches[key] = Watch(runa_conn_id)
-    watch = _watches[key]
-    watch.subscribers += 1
+    if key not in _pollers:
+        _pollers[key] = StatusPoller(runa_conn_id)
+    poller = _pollers[key]
+    poller.subscribers += 1
     try:
-        yield watch
+        yield poller
     finally:
-        watch.subscribers -= 1
-        if watch.subscribers == 0:
-            del _watches[key]  # before anything is awaited: whoever comes now starts a new one
-            await watch.aclose()
+        poller.subscribers -= 1
+        if poller.subscribers == 0:
+            del _pollers[key]  # before anything is awaited: whoever comes now starts a new one
+            await poller.aclose()
 
 
 @dataclass(eq=False)
-class _Question:
+class _StatusRequest:
     """What one trigger wants to know. Times are those of the event loop's clock."""
 
     order_ids: tuple[str, ...]
@@ -57,8 +57,8 @@ class _Question:
     answer: asyncio.Future[dict[str, str]]
 
 
-class Watch:
-    """Reads the statuses of orders through one client; get it from :func:`watch_orders`.
+class StatusPoller:
+    """Reads the statuses of orders through one client; get it from :func:`shared_status_poller`.
 
     :param runa_conn_id: id of the Airflow connection.
     """
@@ -67,11 +67,11 @@ class Watch:
         self.subscribers = 0
         self._hook = RunaHook(runa_conn_id)
         self._loop = asyncio.get_running_loop()
-        self._questions: set[_Question] = set()
+        self._requests: set[_StatusRequest] = set()
         self._asked = asyncio.Event()
         # In a context of its own, because the context that it is started in is that of one trigger, and what is logged
         # there goes to the log of that trigger's task.
-        self._task = self._loop.create_task(self._run(), name=f"watch of {runa_conn_id}", context=Context())
+        self._task = self._loop.create_task(self._run(), name=f"status poller of {runa_conn_id}", context=Context())
 
     async def read(self, order_ids: Iterable[str], *, after: float, within: float) -> dict[str, str]:
         """Return the statuses of orders as they are some time from now.
@@ -84,16 +84,16 @@ class Watch:
         :raises UnreadableOrdersError: if some of these orders could not be read; it holds the statuses of the others.
         """
         now = self._loop.time()
-        question = _Question(tuple(order_ids), now + after, now + within, self._loop.create_future())
-        self._questions.add(question)
+        request = _StatusRequest(tuple(order_ids), now + after, now + within, self._loop.create_future())
+        self._requests.add(request)
         self._asked.set()
         try:
-            return await question.answer
+            return await request.answer
         finally:
-            self._questions.discard(question)
+            self._requests.discard(request)
 
     async def aclose(self) -> None:
-        """End the watch and close its client."""
+        """Stop polling and close its client."""
         self._task.cancel()
         try:
             await asyncio.wait({self._task})
@@ -104,36 +104,36 @@ class Watch:
         try:
             while True:
                 await self._until_due()
-                await self._answer({question for question in self._questions if question.earliest <= self._loop.time()})
+                await self._answer({request for request in self._requests if request.earliest <= self._loop.time()})
                 await asyncio.sleep(MIN_PAUSE_BETWEEN_CYCLES)
         finally:
-            # Nobody is left when the watch is closed. If it ended otherwise, no trigger must wait for ever: Airflow
+            # Nobody is left when the poller is closed. If it ended otherwise, no trigger must wait for ever: Airflow
             # starts one that was cancelled anew.
-            for question in self._questions:
-                question.answer.cancel()
+            for request in self._requests:
+                request.answer.cancel()
 
     async def _until_due(self) -> None:
         while True:
             self._asked.clear()
-            latest = min((question.latest for question in self._questions), default=None)
+            latest = min((request.latest for request in self._requests), default=None)
             if latest is not None and latest <= self._loop.time():
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(latest):
                     await self._asked.wait()
 
-    async def _answer(self, questions: set[_Question]) -> None:
-        statuses, errors = await self._read({order_id for question in questions for order_id in question.order_ids})
-        self._questions -= questions
-        for question in questions:
-            if question.answer.done():  # its trigger was cancelled meanwhile
+    async def _answer(self, requests: set[_StatusRequest]) -> None:
+        statuses, errors = await self._read({order_id for request in requests for order_id in request.order_ids})
+        self._requests -= requests
+        for request in requests:
+            if request.answer.done():  # its trigger was cancelled meanwhile
                 continue
-            read = {order_id: statuses[order_id] for order_id in question.order_ids if order_id in statuses}
-            not_read = {order_id: errors[order_id] for order_id in question.order_ids if order_id in errors}
+            read = {order_id: statuses[order_id] for order_id in request.order_ids if order_id in statuses}
+            not_read = {order_id: errors[order_id] for order_id in request.order_ids if order_id in errors}
             if not_read:
-                question.answer.set_exception(UnreadableOrdersError(read, not_read))
+                request.answer.set_exception(UnreadableOrdersError(read, not_read))
             else:
-                question.answer.set_result(read)
+                request.answer.set_result(read)
 
     async def _read(self, order_ids: set[str]) -> tuple[dict[str, str], dict[str, Exception]]:
         """Return what is known of orders, and of the others why it is not."""
@@ -150,4 +150,4 @@ class Watch:
         return unreadable.statuses, unreadable.errors
 
 
-_watches: dict[tuple[asyncio.AbstractEventLoop, str], Watch] = {}
+_pollers: dict[tuple[asyncio.AbstractEventLoop, str], StatusPoller] = {}

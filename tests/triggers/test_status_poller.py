@@ -21,10 +21,11 @@ from airflow_provider_runa.api.client import AsyncRunaClient
 from airflow_provider_runa.api.errors import RunaConnectionError, RunaNotFoundError, UnreadableOrdersError
 from airflow_provider_runa.api.models import Order
 from airflow_provider_runa.hooks.runa import RunaHook
-from airflow_provider_runa.triggers import _watch
+from airflow_provider_runa.triggers import _status_poller
 from airflow_provider_runa.triggers import runa as triggers
-from airflow_provider_runa.triggers._watch import Watch, watch_orders
-from airflow_provider_runa.triggers.runa import SETTLED, TIMED_OUT, UNREADABLE, RunaOrderTrigger
+from airflow_provider_runa.triggers._events import EventStatus
+from airflow_provider_runa.triggers._status_poller import StatusPoller, shared_status_poller
+from airflow_provider_runa.triggers.runa import RunaOrderTrigger
 from tests.sensors.test_order import place
 from tests.support.loop import run_jumping
 from tests.support.orders import place_many, reads, start_patient_sandbox
@@ -37,7 +38,7 @@ COUNT = 1_000
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let triggers wait tenths of a second instead of minutes."""
     monkeypatch.setattr(triggers, "MIN_PAUSE", 0.05)
-    monkeypatch.setattr(_watch, "MIN_PAUSE_BETWEEN_CYCLES", 0.01)
+    monkeypatch.setattr(_status_poller, "MIN_PAUSE_BETWEEN_CYCLES", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +74,13 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> list[AsyncRunaClient]:
 def cycles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many orders each cycle asks for."""
     seen: list[int] = []
-    read = Watch._read
+    read = StatusPoller._read
 
-    async def watched(self: Watch, order_ids: set[str]) -> Any:
+    async def watched(self: StatusPoller, order_ids: set[str]) -> Any:
         seen.append(len(order_ids))
         return await read(self, order_ids)
 
-    monkeypatch.setattr(Watch, "_read", watched)
+    monkeypatch.setattr(StatusPoller, "_read", watched)
     return seen
 
 
@@ -119,7 +120,7 @@ def run(coroutine: Awaitable[Any], clients: list[AsyncRunaClient]) -> Any:
         before = asyncio.all_tasks()
         result = await asyncio.wait_for(coroutine, 30)
         assert asyncio.all_tasks() == before
-        assert not _watch._watches
+        assert not _status_poller._pollers
         assert all(client._http.is_closed for client in clients)
         return result
 
@@ -181,10 +182,10 @@ def test_each_trigger_gets_the_statuses_of_its_own_orders(
 
     events = run(wait(), clients)
     assert events == [
-        {"status": SETTLED, "orders": {done[0]: "COMPLETED"}},
-        {"status": SETTLED, "orders": dict.fromkeys(done[1:], "COMPLETED")},
-        {"status": SETTLED, "orders": {failed: "FAILED", pending: "PROCESSING"}},
-        {"status": TIMED_OUT, "orders": {done[2]: "COMPLETED", pending: "PROCESSING"}},
+        {"status": EventStatus.FINAL, "orders": {done[0]: "COMPLETED"}},
+        {"status": EventStatus.FINAL, "orders": dict.fromkeys(done[1:], "COMPLETED")},
+        {"status": EventStatus.FINAL, "orders": {failed: "FAILED", pending: "PROCESSING"}},
+        {"status": EventStatus.TIMED_OUT, "orders": {done[2]: "COMPLETED", pending: "PROCESSING"}},
     ]
     assert len(clients) == 1
 
@@ -198,7 +199,7 @@ def test_two_connections_do_not_share(
     async def wait() -> None:
         async with running(trigger(ids[0]), trigger(ids[0], runa_conn_id="other")):
             await until(lambda: len(clients) == 2)
-            assert {name for _, name in _watch._watches} == {"runa_default", "other"}
+            assert {name for _, name in _status_poller._pollers} == {"runa_default", "other"}
 
     run(wait(), clients)
 
@@ -250,7 +251,7 @@ def test_triggers_cancelled_in_the_middle_of_a_request(
             tasks[0].cancel()
             return await tasks[1]
 
-    assert run(wait(), clients) == {"status": SETTLED, "orders": {ids[1]: "COMPLETED"}}
+    assert run(wait(), clients) == {"status": EventStatus.FINAL, "orders": {ids[1]: "COMPLETED"}}
 
 
 def test_the_last_trigger_cancelled_in_the_middle_of_a_request(
@@ -275,7 +276,7 @@ def test_the_watch_begins_anew_after_its_end(
 
     async def wait() -> None:
         for _ in range(3):
-            assert (await first(trigger(ids[0], within=0.05)))["status"] == TIMED_OUT
+            assert (await first(trigger(ids[0], within=0.05)))["status"] == EventStatus.TIMED_OUT
 
     run(wait(), clients)
     assert len(clients) == 3
@@ -290,7 +291,7 @@ def test_no_trigger_waits_for_a_watch_that_has_ended(
     async def wait() -> None:
         async with running(trigger(*ids)) as tasks:
             await until(lambda: bool(cycles))
-            (watch,) = _watch._watches.values()
+            (watch,) = _status_poller._pollers.values()
             watch._task.cancel()
             await asyncio.wait(tasks, timeout=2)
             assert tasks[0].cancelled()
@@ -304,13 +305,13 @@ def test_the_watch_has_no_part_in_the_context_of_a_trigger(
     """In a triggerer that context says into which task's log a line goes."""
     task_log: ContextVar[str] = ContextVar("task_log", default="the triggerer's")
     seen: list[str] = []
-    read = Watch._read
+    read = StatusPoller._read
 
-    async def watched(self: Watch, order_ids: set[str]) -> Any:
+    async def watched(self: StatusPoller, order_ids: set[str]) -> Any:
         seen.append(task_log.get())
         return await read(self, order_ids)
 
-    monkeypatch.setattr(Watch, "_read", watched)
+    monkeypatch.setattr(StatusPoller, "_read", watched)
     _, ids = crowd
 
     async def wait() -> None:
@@ -334,7 +335,10 @@ def test_an_unknown_order_ends_only_the_trigger_that_waits_for_it(
         with_unknown = trigger(ids[0], "O-NONE", interval=0.05)
         async with running(with_unknown, *(trigger(order_id, interval=0.05) for order_id in ids[-20:])) as tasks:
             event = await tasks[0]
-            assert (event["status"], event["orders"]) == (UNREADABLE, {ids[0]: "PROCESSING", "O-NONE": "PROCESSING"})
+            assert (event["status"], event["orders"]) == (
+                EventStatus.UNREADABLE,
+                {ids[0]: "PROCESSING", "O-NONE": "PROCESSING"},
+            )
             assert "O-NONE: 404 not_found" in event["reason"]
             assert not any(task.done() for task in tasks[1:])
 
@@ -345,7 +349,7 @@ def test_an_unknown_order_hides_no_failed_one(runa: RunningSandbox, soon: None, 
     runa.faults({"kind": "fail_order"})
     failed = place(runa)
     event = run(first(trigger("O-NONE", failed)), clients)
-    assert event == {"status": SETTLED, "orders": {"O-NONE": "PROCESSING", failed: "FAILED"}}
+    assert event == {"status": EventStatus.FINAL, "orders": {"O-NONE": "PROCESSING", failed: "FAILED"}}
 
 
 def test_a_failing_cycle_is_logged_once_and_tolerated(
@@ -364,7 +368,7 @@ def test_a_failing_cycle_is_logged_once_and_tolerated(
 
     with caplog.at_level(logging.WARNING):
         run(wait(), clients)
-    lines = [record.getMessage() for record in caplog.records if record.name == _watch.__name__]
+    lines = [record.getMessage() for record in caplog.records if record.name == _status_poller.__name__]
     assert len(lines) == 2  # in a cycle the list fails, and one order
     assert all("orders could not be read: O-" in line for line in lines)
     assert "secret" not in "".join(lines)
@@ -382,7 +386,7 @@ def test_a_changed_connection_is_taken_up_after_a_failure(
             monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", runa.connection)
             return await tasks[0]
 
-    assert run(wait(), clients)["status"] == SETTLED
+    assert run(wait(), clients)["status"] == EventStatus.FINAL
 
 
 def test_a_connection_that_cannot_be_used_is_unreadable_in_the_end(
@@ -390,7 +394,7 @@ def test_a_connection_that_cannot_be_used_is_unreadable_in_the_end(
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
     event = run(first(trigger("O-1", "O-2", interval=0.05)), clients)
-    assert event["status"] == UNREADABLE
+    assert event["status"] == EventStatus.UNREADABLE
     assert event["reason"].startswith("O-")
     assert event["reason"].endswith("; and 1 more")
     assert "connection" in event["reason"].lower()
@@ -410,7 +414,7 @@ def test_a_connection_that_cannot_be_looked_up_is_waited_for(
 
     order_id = place(runa)
     monkeypatch.setattr(RunaHook, "aget_settings", away)
-    assert run(first(trigger(order_id, interval=0.05)), clients)["status"] == SETTLED
+    assert run(first(trigger(order_id, interval=0.05)), clients)["status"] == EventStatus.FINAL
 
 
 # -- when: a trigger's demands -----------------------------------------------------------------------------------------
@@ -447,23 +451,23 @@ def test_the_first_poll_keeps_its_distance_from_the_deferral(
     interval: float, first_demand: tuple[float, float], next_demand: tuple[float, float]
 ) -> None:
     script = Script("PROCESSING", "PROCESSING", "COMPLETED")
-    assert play(script, interval=interval)["status"] == SETTLED
+    assert play(script, interval=interval)["status"] == EventStatus.FINAL
     assert [demand[1:] for demand in script.demands] == [first_demand, next_demand, next_demand]
 
 
 def test_a_status_is_read_before_the_deadline_is_tested() -> None:
-    assert play(Script("COMPLETED"), within=-60)["status"] == SETTLED
+    assert play(Script("COMPLETED"), within=-60)["status"] == EventStatus.FINAL
     late = Script("PROCESSING")
-    assert play(late, interval=30, within=-60)["status"] == TIMED_OUT
+    assert play(late, interval=30, within=-60)["status"] == EventStatus.TIMED_OUT
     assert late.demands == [(["O-1"], 5.0, 5.0)]
-    assert play(Script(RunaConnectionError("no")), within=-60)["status"] == TIMED_OUT
+    assert play(Script(RunaConnectionError("no")), within=-60)["status"] == EventStatus.TIMED_OUT
 
 
 def test_only_refusals_in_a_row_count() -> None:
     refusal, failure = RunaNotFoundError(404), RunaConnectionError("no usable answer")
     script = Script(*[refusal] * 4, "PROCESSING", *[refusal] * 4, *[failure] * 100, *[refusal] * 5)
     event = play(script)
-    assert event == {"status": UNREADABLE, "orders": {"O-1": "PROCESSING"}, "reason": "O-1: 404"}
+    assert event == {"status": EventStatus.UNREADABLE, "orders": {"O-1": "PROCESSING"}, "reason": "O-1: 404"}
     assert script.answers == []
 
 
@@ -506,20 +510,20 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder()
-    read = Watch.read
+    read = StatusPoller.read
 
     async def client(self: RunaHook) -> Any:
         made.cycles.append(asyncio.get_running_loop().time())
         return made
 
-    async def noted(self: Watch, order_ids: list[str], **when: float) -> dict[str, str]:
+    async def noted(self: StatusPoller, order_ids: list[str], **when: float) -> dict[str, str]:
         statuses = await read(self, order_ids, **when)
         for order_id in order_ids:
             made.read_at.setdefault(order_id, []).append(asyncio.get_running_loop().time())
         return statuses
 
     monkeypatch.setattr(RunaHook, "aget_conn", client)
-    monkeypatch.setattr(Watch, "read", noted)
+    monkeypatch.setattr(StatusPoller, "read", noted)
     return made
 
 
@@ -546,14 +550,16 @@ def simulate(recorder: Recorder, starts: dict[str, tuple[float, float]], seconds
 
 def check_reads(recorder: Recorder, starts: dict[str, tuple[float, float]], seconds: float) -> None:
     """Check that every order was read as often as was asked for, hardly more than twice as often, and not too soon."""
-    slack = _watch.MIN_PAUSE_BETWEEN_CYCLES + 1  # how long the cycle before may take here: nine orders one by one
+    slack = (
+        _status_poller.MIN_PAUSE_BETWEEN_CYCLES + 1
+    )  # how long the cycle before may take here: nine orders one by one
     for order_id, (begin, interval) in starts.items():
         times = recorder.read_at[order_id]
         assert times[0] >= begin + 5
         gaps = [later - sooner for sooner, later in pairwise([begin, *times, seconds])]
         assert max(gaps) <= interval + slack
         assert min(gaps[1:-1]) >= interval / 2
-    assert all(later - sooner >= _watch.MIN_PAUSE_BETWEEN_CYCLES for sooner, later in pairwise(recorder.cycles))
+    assert all(later - sooner >= _status_poller.MIN_PAUSE_BETWEEN_CYCLES for sooner, later in pairwise(recorder.cycles))
 
 
 def test_a_thousand_triggers_that_start_one_by_one_share_their_cycles(recorder: Recorder) -> None:
@@ -575,7 +581,7 @@ def test_intervals_coexist(recorder: Recorder, seed: int) -> None:
 
 def test_a_watch_has_no_alarm_while_nobody_asks(recorder: Recorder) -> None:
     async def nobody() -> None:
-        async with watch_orders("runa_default") as watch:
+        async with shared_status_poller("runa_default") as watch:
             await asyncio.sleep(100_000)
             assert await watch.read(["O-1"], after=0, within=10) == {"O-1": "PROCESSING"}
 

@@ -17,27 +17,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from airflow_provider_runa._cli import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
 from airflow_provider_runa.api.client import RunaClient
 from airflow_provider_runa.api.errors import RunaNotFoundError, redact
 from airflow_provider_runa.api.models import Order, OrderItem, OrderStatus, PlacedProducts
-from airflow_provider_runa.campaign.ledger import (
-    COMPLETED,
-    FAILED,
-    OPEN,
-    PAID,
-    PLACED,
-    PLANNED,
-    REJECTED,
-    SENT,
-    Ledger,
-    campaigns,
-)
+from airflow_provider_runa.campaign.ledger import BatchState, Ledger, RowState, campaigns
+from airflow_provider_runa.cli.common import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
 
 FINE, NOT_FINE = 0, 1  # and 2: the command line is wrong
-
-_ROW_STATES = (PLANNED, SENT, PAID, FAILED, REJECTED)
-_BATCH_STATES = (OPEN, PLACED, COMPLETED, FAILED, REJECTED)
 
 _EPILOG = """\
 exit status: 0 all is well, 1 something failed or was not found,
@@ -69,9 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     campaign.add_argument(
         "--rows",
         nargs="*",
-        choices=_ROW_STATES,
+        type=RowState,
+        choices=list(RowState),
         metavar="STATE",
-        help=f"also list the recipient keys, all or those in some states ({', '.join(_ROW_STATES)})",
+        help=f"also list the recipient keys, all or those in some states ({', '.join(RowState)})",
     )
 
     balance = commands.add_parser("balance", parents=[runa], help="show the balances")
@@ -158,9 +145,13 @@ def _campaign(console: Console, options: argparse.Namespace) -> int:
             print(f"The ledger has no campaign {options.campaign!r} for {environment}.", file=sys.stderr)
             return NOT_FINE
         ledger = Ledger(engine, environment, options.campaign)
-        batches = ledger.batches(*_BATCH_STATES)
+        batches = ledger.batches()
         progress = {currency: ledger.totals(currency) for currency in sorted({batch.currency for batch in batches})}
-        reasons = {state: ledger.reason(state) for state in (FAILED, REJECTED)} | {SENT: ledger.reason(OPEN)}
+        reasons = {
+            RowState.SENT: ledger.reason(BatchState.OPEN),
+            RowState.FAILED: ledger.reason(BatchState.FAILED),
+            RowState.REJECTED: ledger.reason(BatchState.REJECTED),
+        }
         keys = None if options.rows is None else list(ledger.rows(*options.rows))
     console.print(
         _table(
@@ -168,17 +159,17 @@ def _campaign(console: Console, options: argparse.Namespace) -> int:
             rows=[
                 (state, totals[state][0], _money(totals[state][1], currency), reasons.get(state))
                 for currency, totals in progress.items()
-                for state in _ROW_STATES
+                for state in RowState
                 if state in totals
             ],
         )
     )
-    counts: Counter[str] = Counter()
+    counts: Counter[RowState] = Counter()
     for totals in progress.values():
         counts.update({state: count for state, (count, _) in totals.items()})
     orders = Counter(batch.state for batch in batches)
-    told = ", ".join(f"{orders[state]} {state}" for state in _BATCH_STATES if orders[state])
-    console.out(f"{counts[PAID]} of {counts.total()} recipient(s) paid. Orders: {told or 'none'}.")
+    listed = ", ".join(f"{orders[state]} {state}" for state in BatchState if orders[state])
+    console.out(f"{counts[RowState.PAID]} of {counts.total()} recipient(s) paid. Orders: {listed or 'none'}.")
     if keys is not None:
         console.print(
             _table(
@@ -192,7 +183,7 @@ def _campaign(console: Console, options: argparse.Namespace) -> int:
                 ],
             )
         )
-    return NOT_FINE if counts[FAILED] or counts[REJECTED] else FINE
+    return NOT_FINE if counts[RowState.FAILED] or counts[RowState.REJECTED] else FINE
 
 
 def _balance(console: Console, options: argparse.Namespace) -> int:

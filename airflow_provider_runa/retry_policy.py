@@ -13,19 +13,19 @@ try:
     from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 except ImportError:
     raise ImportError(
-        "airflow_provider_runa.retries needs Airflow 3.3 or later, which has retry policies. On older ones set "
+        "airflow_provider_runa.retry_policy needs Airflow 3.3 or later, which has retry policies. On older ones set "
         "retries=5, retry_delay=timedelta(minutes=2) and retry_exponential_backoff=True: what no retry can heal is not "
         "retried anyway."
     ) from None
 
 from airflow_provider_runa.api.errors import RunaError, RunaIdempotencyInProgressError, RunaRateLimitError
-from airflow_provider_runa.asking import FINAL
 from airflow_provider_runa.campaign.errors import BalanceTooLowError
 from airflow_provider_runa.placement.errors import OrderHeldBackError, PlacementError
-from airflow_provider_runa.placement.place import HEALABLE
+from airflow_provider_runa.placement.place import RECOVERABLE_REJECTIONS
+from airflow_provider_runa.utils.failures import NON_RETRYABLE
 
 #: What says how long to wait, also where another error tells of it.
-_PAUSING = (RunaRateLimitError, *HEALABLE)
+_PAUSING = (RunaRateLimitError, *RECOVERABLE_REJECTIONS)
 
 
 class _ByCause(ExceptionRetryPolicy):
@@ -57,12 +57,12 @@ def runa_retry_policy(
     return _ByCause(
         [
             _rule(rate_limit, "Runa's rate limit: a pause, then the same request", RunaRateLimitError),
-            _rule(top_up, "waits for a top-up", OrderHeldBackError, BalanceTooLowError, *HEALABLE),
+            _rule(top_up, "waits for a top-up", OrderHeldBackError, BalanceTooLowError, *RECOVERABLE_REJECTIONS),
             _rule(
                 unknown, "the next attempt takes up what this one left", PlacementError, RunaIdempotencyInProgressError
             ),
             RetryRule(
-                [*FINAL],
+                [*NON_RETRYABLE],
                 RetryAction.FAIL,
                 reason="no retry heals this: mend what the error names, then clear the task",
             ),

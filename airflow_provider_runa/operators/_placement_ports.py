@@ -1,7 +1,4 @@
-"""The ports of ``placement`` as a worker has them: a hook, Airflow's task state store and the machine's clock.
-
-All of them block; ``run_blocking`` runs the algorithm on them without an event loop.
-"""
+"""What ``placement`` is handed on a worker: a client, a record store and a clock, blocking or for an event loop."""
 
 from __future__ import annotations
 
@@ -12,37 +9,55 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_provider_runa.api.client import AsyncRunaClient, RunaClient
 from airflow_provider_runa.api.models import NewOrder, Order
-from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.record import Record
 
 log = logging.getLogger(__name__)
 
 
-class HookClient:
-    """Runa, through a hook.
+class BlockingOrderClient:
+    """A client for :func:`~.placement.ports.run_blocking`: its coroutines block and never suspend.
 
-    :param hook: the hook.
+    :param client: the client.
     """
 
-    def __init__(self, hook: RunaHook) -> None:
-        self.hook = hook
+    def __init__(self, client: RunaClient) -> None:
+        self._client = client
 
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
-        """Send the order once."""
-        return self.hook.create_order(
+        """Send the order once. ``placement`` decides whether to send it again."""
+        return self._client.create_order(
             order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=False
         )
 
     async def get_order(self, order_id: str) -> Order:
         """Fetch an order."""
-        return self.hook.get_order(order_id)
+        return self._client.get_order(order_id)
 
     async def list_orders(self) -> AsyncGenerator[Order, None]:
         """Iterate over the account's orders."""
-        for order in self.hook.list_orders():
+        for order in self._client.list_orders():
             yield order
+
+
+class AsyncOrderClient:
+    """A client for an event loop.
+
+    :param client: the client.
+    """
+
+    def __init__(self, client: AsyncRunaClient) -> None:
+        self._client = client
+        self.get_order = client.get_order
+        self.list_orders = client.list_orders
+
+    async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
+        """Send the order once. ``placement`` decides whether to send it again."""
+        return await self._client.create_order(
+            order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=False
+        )
 
 
 class TaskStateRecords:

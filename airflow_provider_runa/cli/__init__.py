@@ -1,0 +1,1 @@
+"""The commands: ``runa-status`` and ``runa-reconcile``. They only read."""

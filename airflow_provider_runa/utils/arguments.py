@@ -1,0 +1,116 @@
+"""Reading what a template or an XCom left in an argument: JSON text, items, amounts, durations, moments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from airflow_provider_runa.api.errors import InvalidOrderError
+from airflow_provider_runa.api.models import EstimateRequest
+from airflow_provider_runa.utils.masking import Masked
+
+#: The default of a guard that was not given. Not ``None``: in a mapped task, ``None`` may be a missing value.
+NOTSET: Any = object()
+
+
+def unset_to_none(value: Any) -> Any:
+    """Return the value of a guard, ``None`` if it was not given."""
+    return None if value is NOTSET else value
+
+
+def read_json(name: str, value: Any) -> Any:
+    """Return what a template stands for: text is JSON, anything else is what it is.
+
+    :param name: the parameter, for the error.
+    :param value: the rendered value.
+    :raises InvalidOrderError: if it is text that is not JSON.
+    """
+    value = value.value if isinstance(value, Masked) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value, parse_float=Decimal)
+    except ValueError:
+        raise InvalidOrderError(
+            f"{name}: rendered to text that is not JSON; end the template with '| tojson', "
+            "or set render_template_as_native_obj=True on the DAG"
+        ) from None
+
+
+def read_items(items: Any) -> Sequence[Mapping[str, Any]]:
+    """Return items as a list.
+
+    :param items: a list, or JSON text of one.
+    :raises InvalidOrderError: if it is neither.
+    """
+    items = read_json("items", items)
+    if not isinstance(items, list | tuple):
+        # Whatever else an XCom holds: an iterator or a set has no order that the next attempt could repeat.
+        raise InvalidOrderError(f"items: must be a list, not {type(items).__name__}")
+    return items
+
+
+def read_amount(name: str, value: Any) -> Decimal:
+    """Return an amount.
+
+    :param name: the parameter, for the error.
+    :param value: a number, or text of one.
+    :raises InvalidOrderError: if it is neither, or missing.
+    """
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite():
+        raise InvalidOrderError(f"{name}: must be an amount, not {value!r}")
+    return amount
+
+
+def read_estimate(currency: str, items: Any) -> EstimateRequest:
+    """Return the request for an estimate of items; what says who gets them is left out.
+
+    :param currency: currency of the balance that would pay.
+    :param items: a list, or JSON text of one; as for an order.
+    :raises InvalidOrderError: if they cannot be estimated.
+    """
+    return EstimateRequest.build(
+        currency=currency,
+        items=[
+            {name: value for name, value in item.items() if name != "distribution_method"}
+            if isinstance(item, Mapping)
+            else item
+            for item in read_items(items)
+        ],
+    )
+
+
+def to_seconds(name: str, value: float | timedelta) -> float:
+    """Return a time in seconds.
+
+    :param name: the parameter, for the error.
+    :param value: seconds, or a ``timedelta``.
+    :raises ValueError: if it is not above zero.
+    """
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise ValueError(f"{name}: must be a timedelta or a number of seconds above zero, not {value!r}")
+    return float(seconds)
+
+
+def parse_datetime(name: str, value: datetime | str | None) -> datetime | None:
+    """Return a moment, aware of its zone.
+
+    :param name: the parameter, for the error.
+    :param value: a ``datetime``, or text as ISO 8601 has it; UTC if it names no zone.
+    :raises InvalidOrderError: if it is neither.
+    """
+    if value is None:
+        return None
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
+    except ValueError:
+        raise InvalidOrderError(f"{name}: must be a date or a time such as 2026-01-31T12:00Z, not {value!r}") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -1,0 +1,31 @@
+"""Runa's errors as Airflow's exceptions: which errors burn no retries, and the sentence that a task ends with."""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_runa.api.errors import InvalidOrderError, RunaConfigurationError, RunaError, RunaRequestError
+from airflow_provider_runa.placement.errors import PlacementError
+
+#: Errors that no retry and no waiting fixes: wrong input, a connection that cannot be used, a request Runa rejects.
+NON_RETRYABLE = (InvalidOrderError, RunaConfigurationError, RunaRequestError)
+
+#: What happened to the money when a task only reads.
+READ_ONLY = "Nobody was paid, because this task only reads"
+
+
+def to_airflow_exception(error: RunaError, *, outcome: str = "Nothing was sent in this attempt") -> Exception:
+    """Return the exception that a task should end with.
+
+    :param error: what went wrong.
+    :param outcome: what happened to the money. Used for errors that do not say it themselves.
+    :returns: ``AirflowFailException`` if no retry can help, so that none is burnt; otherwise ``error`` itself.
+    """
+    if isinstance(error, PlacementError):
+        return error if error.retryable else AirflowFailException(str(error))
+    if isinstance(error, NON_RETRYABLE):
+        reason = str(error).rstrip(".")
+        return AirflowFailException(
+            f"{outcome}: {reason}.\nThe task fails without further retries.\nFix that, then clear the task."
+        )
+    return error
