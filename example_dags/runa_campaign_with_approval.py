@@ -1,4 +1,4 @@
-"""Plan, let a person approve, then pay: what is paid is what was approved, whatever the warehouse says by then."""
+"""Plan, ask for approval, then pay: what is paid is what was approved, even if the warehouse changes later."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG
 
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
-from airflow_provider_runa.operators.sql import SqlToRunaOperator
+from airflow_provider_runa.transfers.sql_to_runa import SqlToRunaOperator
 
 CAMPAIGN = {"campaign": "winback/{{ run_id }}", "currency": "USD", "ledger_conn_id": "ledger"}
 
