@@ -147,7 +147,7 @@ async def client(sandbox: RunningSandbox, prepared: Prepared) -> None:
 
 
 async def campaign(sandbox: RunningSandbox, prepared: Prepared) -> None:
-    """Pay a planned campaign."""
+    """Pay a campaign that is planned."""
     from airflow_provider_runa.operators._ports import AsyncClock
     from airflow_provider_runa.operators.payout import _SendingOnce
 
