@@ -2,16 +2,16 @@
 
     python -m benchmarks.campaign [--rewards N ...] [--mapped N] [--slots N]
 
-One Airflow (LocalExecutor, SQLite) and one sandbox, emptied before each run, which keeps to Runa's 300 orders a minute
-and holds each order for a second. Two DAGs, in benchmarks/dags/:
+One Airflow (LocalExecutor, SQLite) and one sandbox, reset before each run. The sandbox accepts Runa's 300 orders a
+minute and holds each order for a second. There are two DAGs, in benchmarks/dags/:
 
 operator    one task with ``RunaPayoutOperator``, deferrable, for all rewards: plan, ledger, orders of 200, waiting
 mapped      the HTTP provider's ``HttpOperator`` (POST with an idempotency key) and ``HttpSensor`` (reschedule mode),
             each mapped over the rewards: two task instances for each, and no ledger
 
-The operator pays all rewards for real. The mapped side pays so many as take some minutes; what it would need for more
-is extrapolated from the time for each, and marked with ``~``. Beyond Airflow's ``max_map_length`` of 1,024 it would
-have to be cut into several runs. Times are those of the DAG run, from its start to its end, scheduling included.
+The operator pays all rewards. The mapped side pays as many as take some minutes. Its time for more rewards is
+extrapolated from the time per reward, and marked with ``~``. Beyond Airflow's ``max_map_length`` of 1,024 the mapped
+side would need several runs. Times are from the start to the end of the DAG run, scheduling included.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LONGEST = 1200  # seconds, for one run
 
 
 def run(airflow: AirflowStack, sandbox: RunningSandbox, dag_id: str, count: int) -> dict[str, float]:
-    """Run a DAG for so many rewards; return how long it took, and the requests that the sandbox got."""
+    """Run a DAG for a number of rewards; return its duration and the number of requests to the sandbox."""
     print(f"{dag_id}: {count} rewards …", file=sys.stderr, flush=True)
     sandbox.reset()
     run_id = airflow.trigger(dag_id, {"count": count})
@@ -46,7 +46,7 @@ def run(airflow: AirflowStack, sandbox: RunningSandbox, dag_id: str, count: int)
         time.sleep(2)
         try:
             shown = airflow.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
-        except RuntimeError as error:  # SQLite has one writer, and Airflow answers 500 to who waits too long
+        except RuntimeError as error:  # SQLite has one writer, and Airflow answers 500 after a long wait
             print(error, file=sys.stderr)
     stats = sandbox.stats()
     if shown["state"] != "success" or stats["payouts"] != count:
@@ -81,7 +81,7 @@ def main() -> int:
             "AIRFLOW__CORE__PARALLELISM": str(options.slots),
         }
         with AirflowStack(home / "airflow", ROOT / "benchmarks" / "dags", env) as airflow:
-            run(airflow, sandbox, "bench_operator", 1)  # the first run of all waits for parsing and imports
+            run(airflow, sandbox, "bench_operator", 1)  # the very first run waits for parsing and imports
             ours = {count: run(airflow, sandbox, "bench_operator", count) for count in options.rewards}
             theirs = run(airflow, sandbox, "bench_mapped", options.mapped)
     print(f"{options.slots} slots; ~: extrapolated from {options.mapped} rewards")

@@ -1,24 +1,24 @@
-"""What the client and the ledger cost: a campaign against a bare httpx loop that sends the very same orders.
+"""What the client and the ledger cost: a campaign against a bare httpx loop that sends the same orders.
 
     python -m benchmarks.client_overhead [--rewards N] [--latency SECONDS] [--runs N]
 
-The sandbox runs in a process of its own, with its limit of orders per minute lifted; orders are COMPLETED at once. All
-sides run in this process, in turn, with the same headers, bodies and concurrency, each against an emptied sandbox:
+The sandbox runs in a separate process, with its limit of orders per minute lifted; orders are COMPLETED at once. All
+sides run in this process, in turn, with the same headers, bodies and concurrency, each against an empty sandbox:
 
-bare        ``httpx.AsyncClient.post`` of bodies that are ready, and ``json()`` of the answers: nothing is less
-bare, read  the same, and then one GET for each order, read with ``json()``: what whoever wants the items must do
-client      ``AsyncRunaClient.create_order`` of orders that are ready: bodies, headers, pace, checks of the answers
-pay         ``campaign.pay`` of a campaign that is planned: that, and the ledger (SQLite in a file), which is read
-            before and written before and after each request, and whatever placing once takes
-operator    ``RunaPayoutOperator.execute`` from rows to the summary: plan, balance, pay, settle, which reads each order
+bare        ``httpx.AsyncClient.post`` of prepared bodies, and ``json()`` of the answers: the minimum
+bare, read  the same, and then one GET for each order, parsed with ``json()``: a client that needs the items must do it
+client      ``AsyncRunaClient.create_order`` of prepared orders: bodies, headers, pace, checks of the answers
+pay         ``campaign.pay`` of a planned campaign: the client, placing each order once, and the ledger (SQLite in a
+            file), which is read before each request and written before and after it
+operator    ``RunaPayoutOperator.execute`` from rows to the summary: plan, balance, pay, settle (reads each order)
 
-It is done twice: without latency, where all that counts is CPU time, which the sandbox takes from the same machine; and
-with answers that take a time, as any API's over the internet do. ``wall`` and ``CPU`` are the seconds of this process,
-medians of the runs; ``/ bare`` is the median of the ratios of each run. At Runa 50 orders are 10 s of the 300 a minute
-that an account may send; no side waits for that here.
+Each side runs with and without latency. Without latency only CPU time counts, and the sandbox uses CPU time of the same
+machine. With latency, answers take time, like those of any API over the internet. ``wall`` and ``CPU`` are seconds of
+this process, medians of the runs; ``/ bare`` is the median of the ratios of each run. At Runa, 50 orders take 10 s at
+the rate limit of 300 orders a minute; no side waits for that here.
 
-Exits non-zero if ``client`` takes more than 1.1 times the wall time of ``bare`` when answers take a time. ``pay`` has
-no limit: what a ledger that survives a crash costs is shown, not bounded.
+Exits non-zero if ``client`` takes more than 1.1 times the wall time of ``bare`` with latency. ``pay`` has no limit: the
+benchmark only shows the cost of a ledger that survives a crash.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from airflow_provider_runa.campaign.pay import pay
 from airflow_provider_runa.campaign.plan import Limits, plan
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
-LIMIT = 1.1  # client / bare, wall time, when answers take a time
+LIMIT = 1.1  # client / bare, wall time, with latency
 
 SIDES = ("bare", "bare, read", "client", "pay", "operator")
 UNLIMITED = 10_000_000  # orders per minute
@@ -65,7 +65,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 @dataclass
 class Prepared:
-    """A campaign that is planned, and its orders as they are sent."""
+    """A planned campaign, and its orders as they are sent."""
 
     ledger: Ledger
     orders: list[tuple[str, NewOrder]] = field(default_factory=list)  # idempotency key, order
@@ -105,7 +105,7 @@ def prepare(sandbox: RunningSandbox, count: int, folder: Path) -> Iterator[Prepa
 
 
 async def side_by_side(jobs: Any, work: Callable[..., Awaitable[None]]) -> None:
-    """Do jobs, as many at once as ``pay`` does."""
+    """Run jobs with the concurrency of ``pay``."""
     queue = deque(jobs)
 
     async def worker() -> None:
@@ -118,7 +118,7 @@ async def side_by_side(jobs: Any, work: Callable[..., Awaitable[None]]) -> None:
 
 
 async def bare(sandbox: RunningSandbox, prepared: Prepared, *, read: bool = False) -> None:
-    """Send what is ready with httpx."""
+    """Send prepared bodies with httpx."""
     headers = {"X-Api-Key": sandbox.api_key, "X-Api-Version": "2024-02-05", "Accept": "application/json"}
     options: dict[str, Any] = {"base_url": sandbox.url, "headers": headers, "timeout": 30, "trust_env": False}
     order_ids = []
@@ -201,7 +201,7 @@ def measure(side: str, sandbox: RunningSandbox, count: int) -> tuple[float, floa
 
 
 def compare(count: int, latency: float, runs: int) -> dict[str, float]:
-    """Measure all sides in turn, print the table, and return how much longer each takes than ``bare``."""
+    """Measure all sides in turn, print the table, and return the ratio of each side to ``bare``."""
     options = ("--orders-per-minute", str(UNLIMITED), "--processing-delay", "0", "--latency", str(latency))
     times: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
     with start_sandbox(*options) as sandbox:
@@ -230,12 +230,12 @@ def main() -> int:
     """Measure and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rewards", type=int, nargs="+", default=[1000, 10_000], help="default 1000 10000")
-    parser.add_argument("--latency", type=float, default=0.2, help="seconds an answer takes (default 0.2)")
+    parser.add_argument("--latency", type=float, default=0.2, help="seconds that an answer takes (default 0.2)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each side (default 5)")
     options = parser.parse_args()
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="airflow-home-") as home:
-        # Before Airflow is imported, which the operator's side does.
+        # Set before the operator side imports Airflow.
         os.environ |= {"AIRFLOW_HOME": home, "AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL"}
         for count in options.rewards:
             compare(count, 0.0, options.runs)

@@ -1,6 +1,6 @@
 """The response check of the HTTP provider's trigger in ``triggerer.py``.
 
-A module of its own, because that trigger loads the module anew at each poll.
+A separate module, because that trigger reloads the module at each poll.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/import_time.py [--runs N]
 
-Each import runs in a fresh interpreter, the two sides in turn, so that both see the same machine. Time is what counts
-in a DAG processor, which imports a provider for every file that uses it. Prints the median of each side in seconds, and
-their ratio; exits non-zero if the median of the operator is above the limit.
+Each import runs in a fresh interpreter, the two sides in turn, so that both run under the same conditions. Import time
+matters in a DAG processor, which imports a provider for every file that uses it. Prints the median of each side in
+seconds and their ratio. Exits non-zero if the median of the operator is above the limit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIDES = {
 PROGRAM = """
 import time
 import airflow.sdk
-from airflow.sdk import BaseOperator  # what airflow.sdk loads only when it is asked for, every DAG asks for
+from airflow.sdk import BaseOperator  # airflow.sdk loads this only on first use, and every DAG uses it
 start = time.perf_counter()
 {statement}
 print(time.perf_counter() - start)

@@ -1,17 +1,17 @@
-"""How much memory a campaign takes, against its number of rows: the operator, and the naive way.
+"""How much memory a campaign takes for a number of rows: the operator against a naive implementation.
 
     python -m benchmarks.memory [--rows N ...]
 
-Each figure is the peak of the resident memory (``VmHWM``) of a fresh process, which imports Airflow's SDK and both
-ways before it begins. The rows are in a SQLite file, the sandbox runs in a process of its own.
+Each figure is the peak resident memory (``VmHWM``) of a fresh process, which imports Airflow's SDK and both sides
+before it begins. The rows are in a SQLite file; the sandbox runs in a separate process.
 
-operator    ``SqlToRunaOperator.execute``: streams the rows, plans them in a SQLite ledger, pays every order for real,
-            settles them, returns the summary
+operator    ``SqlToRunaOperator.execute``: streams the rows, plans them in a SQLite ledger, pays and settles every
+            order, returns the summary
 naive       ``fetchall``, all orders built with ``json.dumps``, sent with ``httpx`` one after the other; no ledger
 
-Both pay all rows, in orders of 200. The sandbox keeps to no rate; at Runa 200,000 rows are 1,000 orders, more than
-three minutes of what an account may send. Exits non-zero if the peak of the operator grows by more than 20 % from the
-second size (10,000 rows) to the last (200,000). With the defaults it takes some minutes.
+Both pay all rows, in orders of 200. The sandbox has no rate limit. At Runa, 200,000 rows are 1,000 orders, which take
+more than three minutes at an account's rate limit. Exits non-zero if the peak of the operator grows by more than 20 %
+from the second size (10,000 rows) to the last (200,000). With the defaults it takes some minutes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SQL = "SELECT customer, reward, email FROM winners"
 
 
 def fill(path: Path, count: int) -> None:
-    """Write the source: a table with so many rows."""
+    """Write the source: a table with ``count`` rows."""
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE winners (customer TEXT, reward INTEGER, email TEXT)")
         rows = ((f"customer-{n}", 1 + n % 5, f"customer-{n}@example.com") for n in range(count))
@@ -44,11 +44,11 @@ def fill(path: Path, count: int) -> None:
     connection.close()
 
 
-# -- a side: runs in a process of its own ----------------------------------------------------------------------------
+# -- a side: runs in a separate process ------------------------------------------------------------------------------
 
 
 def peak() -> float:
-    """Return the most memory this process ever had, in MB."""
+    """Return the peak memory of this process, in MB."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1000
 

@@ -2,15 +2,15 @@
 
     python benchmarks/triggerer.py [--orders N] [--interval SECONDS] [--cycles N]
 
-The orders wait in a local sandbox. Each side has a sandbox and a process of its own: real triggers on a real event
-loop, each a task of its own as in a triggerer. Three sides wait with the same interval: one RunaOrderTrigger per order,
-one for all orders, and one HttpEventTrigger per order. After 1.5 intervals to get going, it counts over some cycles;
-then all orders are settled, and every trigger has to fire. The figures:
+The orders wait in a local sandbox. Each side has a separate sandbox and process. Real triggers run on a real event
+loop, one task per trigger as in a triggerer. Three sides wait with the same interval: one RunaOrderTrigger per
+order, one for all orders, and one HttpEventTrigger per order. After a warm-up of 1.5 intervals, the benchmark counts
+over some cycles. Then all orders are settled, and every trigger must fire. The figures:
 
-requests    that the sandbox got, per cycle
+requests    requests to the sandbox, per cycle
 busy        CPU time of the event loop's thread, in seconds per cycle, and as a share of the time
-lag         how much later than it wanted a task wakes that sleeps 50 ms at a time: median, 99th percentile, longest
-memory      that the process has more than before its triggers began, in MB
+lag         how late a task wakes that sleeps 50 ms at a time: median, 99th percentile, longest
+memory      memory of the process above its memory before the triggers started, in MB
 
 Exits non-zero if one of Runa's sides needs more than the limits: requests per cycle, and share of the event loop's
 time. With the defaults it takes a little more than two minutes.
@@ -46,7 +46,7 @@ RUNA_EACH, RUNA_ALL, HTTP = "runa, one each", "runa, one for all", "http, one ea
 SIDES = (RUNA_EACH, RUNA_ALL, HTTP)
 
 
-# -- a side: runs in a process of its own ----------------------------------------------------------------------------
+# -- a side: runs in a separate process ------------------------------------------------------------------------------
 
 
 def make_triggers(side: str, order_ids: Sequence[str], interval: float) -> list[Any]:
@@ -107,7 +107,7 @@ async def drain(trigger: Any) -> None:
 
 
 async def tick(lags: list[float]) -> None:
-    """Note again and again how late one wakes, in seconds."""
+    """Record repeatedly how late this task wakes, in seconds."""
     while True:
         wanted = time.perf_counter() + 0.05
         await asyncio.sleep(0.05)
@@ -115,13 +115,13 @@ async def tick(lags: list[float]) -> None:
 
 
 async def count_requests(control: httpx.AsyncClient) -> int:
-    """Return how many reads the sandbox has answered."""
+    """Return how many read requests the sandbox has answered."""
     requests = (await control.get("/stats")).json()["requests"]
     return int(requests.get("GET /order", 0) + requests.get("GET /order/{id}", 0))
 
 
 def resident() -> int:
-    """Return the memory that the process has, in bytes."""
+    """Return the resident memory of the process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -130,7 +130,7 @@ def resident() -> int:
 
 @contextmanager
 def start_sandbox() -> Iterator[str]:
-    """Run a sandbox whose orders stay PROCESSING; give its address."""
+    """Run a sandbox whose orders stay PROCESSING; yield its address."""
     command = [sys.executable, "-m", "airflow_provider_runa.sandbox", "--port", "0", "--orders-per-minute", "1000000"]
     command += ["--processing-delay", str(PROCESSING)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
@@ -143,7 +143,7 @@ def start_sandbox() -> Iterator[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of the other processes: this project comes first."""
+    """Return the environment of the other processes, with this project first in the path."""
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}", "PYTHONUNBUFFERED": "1", **more}
 
 
@@ -210,7 +210,7 @@ def main() -> int:
     """Measure all sides and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--orders", type=int, default=1000, help="orders that wait (default 1000)")
-    parser.add_argument("--interval", type=float, default=10.0, help="seconds between two looks, from 5 (default 10)")
+    parser.add_argument("--interval", type=float, default=10.0, help="seconds between polls, at least 5 (default 10)")
     parser.add_argument("--cycles", type=int, default=2, help="cycles that are counted (default 2)")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()

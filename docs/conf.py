@@ -1,6 +1,7 @@
-"""The documentation site: the pages beside this file, and a reference made from the docstrings of every public module.
+"""The documentation site: the pages in this folder, and a reference from the docstrings of every public module.
 
-Built by ``make docs``, where every warning is an error. Nothing is fetched: names of other projects are plain text.
+``make docs`` builds it and treats every warning as an error. It downloads nothing: names of other projects are plain
+text.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("AIRFLOW_HOME", str(ROOT / ".build" / "airflow"))  # Airflow writes its settings when imported
+os.environ.setdefault("AIRFLOW_HOME", str(ROOT / ".build" / "airflow"))  # importing Airflow writes its settings
 
-from airflow_provider_runa import __version__  # noqa: E402 - of this tree, whatever is installed
+from airflow_provider_runa import __version__  # noqa: E402 - from this tree, not from an installed version
 
 project = "airflow-provider-runa"
 version = release = __version__
 html_title = f"{project} {release}"
 html_theme = "furo"
 html_show_copyright = False
-html_use_index = html_domain_indices = False  # the search knows more, and their tables are too wide for a phone
+html_use_index = html_domain_indices = False  # the search finds more, and the tables are too wide for a phone
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc"]
-exclude_patterns = ["reference/modules.rst"]  # a page with one link: the package's own has all of them
+exclude_patterns = ["reference/modules.rst"]  # only one link; the package's page has all modules
 if not (ROOT / "CHANGELOG.md").exists():
     exclude_patterns.append("changelog.md")
 
-# Headings can be linked to, and lists ticked off, as on the page of a repository.
+# Links to headings, and task lists, as on a repository page.
 myst_heading_anchors = 3
 myst_enable_extensions = ["tasklist"]
 
-# Modules are found, not listed: a new one comes in by itself.
+# Modules are discovered, so a new module is included automatically.
 apidoc_modules = [
     {
         "path": "../airflow_provider_runa",
@@ -61,7 +62,7 @@ OTHERS = [
     *sys.stdlib_module_names,
 ]
 
-# A name that cannot be found is an error, unless it is documented elsewhere, as a type or a private base class.
+# An unknown name is an error, unless it is documented elsewhere, or is a type or a private base class.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(OTHERS)})\..*"),
@@ -69,14 +70,14 @@ nitpick_ignore_regex = [
         "py:.*",
         "AirflowFailException|Connection|Context|Decimal|PokeReturnValue|SecretStr|Task|TaskDecorator|date|datetime|timedelta",
     ),
-    # Types of the models' fields, and what is left of their annotations.
+    # Types of the models' fields, and parts of their annotations.
     ("py:class", r"Code|Currency|Distribution|FaceValue|Moment|Products|Field|StringConstraints|P|lambda|dict\[str"),
     ("py:class", r"airflow_provider_runa\.(.*\.)?(_[\w.]+|T)"),
 ]
 
 
 class CommandLine(Directive):
-    """``.. commandline:: module``: what ``--help`` of a command says."""
+    """``.. commandline:: module``: the ``--help`` text of a command."""
 
     required_arguments = 1
 
@@ -95,7 +96,7 @@ def _helps(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def _name(app: Sphinx, page: str, source: list[str]) -> None:
-    """Head a page of the reference with the part of its name that fits on a line, and its lists with nothing."""
+    """Shorten the title of a reference page to what fits on a line, and remove the titles of its lists."""
     if page.startswith("reference/"):
         title = page.removeprefix("reference/airflow_provider_runa").removeprefix(".") or "Modules"
         text = re.sub(r"^(Subpackages|Submodules)\n-+\n", "", source[0], flags=re.MULTILINE)

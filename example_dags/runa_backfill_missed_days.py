@@ -1,7 +1,7 @@
-"""A backfill of missed campaign days: each recipient of each day is paid once, however often a day is run.
+"""A backfill of missed campaign days: each recipient of each day is paid once, even if a day is run several times.
 
-Start it with Airflow's own backfill. The ``order_key`` names the day and the recipient, so that it does not matter
-which run pays: a day that is reprocessed, or that another DAG has paid already, is not paid again.
+Start it with Airflow's backfill. The ``order_key`` names the day and the recipient, so it does not matter which run
+pays: a day that is reprocessed, or that another DAG has already paid, is not paid again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from airflow.sdk import DAG, task
 
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 
-# Stands for your customer database, which is asked on the worker: only customer ids pass through XComs.
+# Replace this with your customer database. Query it on the worker: only customer ids pass through XComs.
 ADDRESSES = {"customer-1": "ada@example.com", "customer-2": "grace@example.com"}
 
 

@@ -1,7 +1,7 @@
-"""A backfill of missed campaign days: run it with Airflow's own backfill, as often as it takes.
+"""A backfill of missed campaign days: run it with Airflow's backfill, as often as you need.
 
-All days are one campaign, so that its ledger shows the whole of it. The recipient key names the day and the customer,
-because a customer is paid for each day: that, and not the run, decides who has been paid.
+All days are one campaign, so its ledger shows all of them. The recipient key names the day and the customer, because a
+customer is paid for each day. The recipient key decides who has been paid, not the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plan, let a person approve, then pay: what is paid is what was approved, whatever the warehouse says by then."""
+"""Plan, ask for approval, then pay: what is paid is what was approved, even if the warehouse changes later."""
 
 from __future__ import annotations
 

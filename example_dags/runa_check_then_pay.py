@@ -1,7 +1,7 @@
-"""Check the product, wait for the balance, pay what a function returns; another DAG runs when that is paid.
+"""Check the product, wait for the balance, pay what a function returns; then another DAG runs.
 
-Nothing is ordered unless the product can be, and the balance covers it. The function runs on the worker: what it
-returns goes to Runa and into no XCom.
+The DAG orders nothing unless the product can be ordered and the balance covers it. The function runs on the worker:
+its return value goes to Runa and into no XCom.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PRODUCT = "AMZ-US"
 REWARD = 10
 PAID = Asset("runa://orders/winback")
 
-# Stands for your customer database, which is asked on the worker.
+# Replace this with your customer database. Query it on the worker.
 ADDRESSES = {"customer-1": "ada@example.com", "customer-2": "grace@example.com"}
 
 with DAG(
@@ -35,7 +35,7 @@ with DAG(
 
     @task.runa_order(currency="USD", max_total=100, wait_for_completion=True, outlets=[PAID])
     def pay_rewards() -> list[dict]:
-        """Return the payouts: in an order that stays the same, because a retry asks again."""
+        """Return the payouts, in a stable order, because a retry calls this again."""
         return [
             {
                 "face_value": REWARD,

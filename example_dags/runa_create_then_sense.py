@@ -1,4 +1,4 @@
-"""Create, then sense: one task places the order and ends, a deferrable sensor waits until it is COMPLETED."""
+"""Create, then sense: one task places the order, a deferrable sensor waits until the order is COMPLETED."""
 
 from __future__ import annotations
 

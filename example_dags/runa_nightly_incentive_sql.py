@@ -1,7 +1,7 @@
-"""A nightly incentive from a warehouse: everyone who qualified yesterday gets a reward, each once.
+"""A nightly incentive from a warehouse: everyone who qualified yesterday gets one reward.
 
-A query, not a list: rows stream from the warehouse into the ledger and go out as orders of 200. A retry sends the same
-orders; whoever the ledger knows as paid is left out, whichever run paid.
+Rows stream from the warehouse into the ledger and are sent in orders of 200. A retry sends the same orders. Recipients
+whom the ledger shows as paid are skipped, no matter which run paid them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ with DAG(
 ):
     SqlToRunaOperator(
         task_id="pay_winners",
-        # Who is paid once is decided within a campaign, and a customer may win again tomorrow: one campaign a day.
+        # Each recipient is paid once per campaign, and a customer may win again tomorrow: use one campaign per day.
         campaign="nightly/{{ params.day or (dag_run.run_after - macros.timedelta(days=1)) | ds }}",
         source_conn_id="warehouse",
         sql="""

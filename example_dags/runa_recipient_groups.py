@@ -1,4 +1,4 @@
-"""One order per group of recipients, through dynamic task mapping: a group that is refused does not hold the others."""
+"""One order per group of recipients, with dynamic task mapping: a rejected group does not block the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from airflow.sdk import DAG, task
 
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 
-# Stands for your segments: which group gets how much, and who is in it.
+# Replace this with your segments: the amount of each group, and its recipients.
 GROUPS = {
     "gold": (50, ["ada@example.com", "grace@example.com"]),
     "silver": (20, ["barbara@example.com"]),
@@ -40,7 +40,7 @@ with DAG(
 
     @task
     def groups() -> list[str]:
-        """Return the groups of this run, in an order that stays the same: mapped tasks are told apart by it."""
+        """Return the groups of this run, in a stable order: the index identifies a mapped task."""
         return sorted(GROUPS)
 
     RunaCreateOrderOperator.partial(

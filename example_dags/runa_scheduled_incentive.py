@@ -1,6 +1,6 @@
 """A scheduled incentive payout: every Monday, everyone who qualified last week gets a reward.
 
-The task defers while Runa works on the order. Run it again, clear it, let it crash: each run pays once.
+The task defers while Runa works on the order. Each run pays once, even if the task is retried, cleared or crashes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 
 
 def qualified(monday: str) -> list[dict]:
-    """Return the payouts of the week before. This stands for a query; it must give the same rows for the same day."""
+    """Return the payouts of the week before. Replace this with a query that returns the same rows for the same day."""
     winners = {"ada": 25, "grace": 10}
     return [
         {
@@ -35,7 +35,7 @@ with DAG(
 ):
     RunaCreateOrderOperator(
         task_id="pay_incentives",
-        # The macro runs when the task does, on the worker: no address passes through an XCom.
+        # The macro is rendered on the worker when the task runs: no address passes through an XCom.
         items="{{ qualified(dag_run.run_after | ds) | tojson }}",
         currency="USD",
         description="Weekly incentive, week before {{ dag_run.run_after | ds }}",

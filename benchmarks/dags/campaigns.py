@@ -1,4 +1,4 @@
-"""The two ways of benchmarks/campaign.py to pay the same rewards."""
+"""The two DAGs of benchmarks/campaign.py, which pay the same rewards."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ with DAG(
         endpoint="v2/order",
         response_filter=lambda response: f"v2/order/{response.json()['id']}",
     ).expand_kwargs(requests())
-    # Deferrable, it would not look at the answer: any 200 ends it.
+    # A deferrable HttpSensor would not check the answer: any 200 ends it.
     HttpSensor.partial(
         task_id="wait",
         http_conn_id="runa_http",
