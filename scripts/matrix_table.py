@@ -14,21 +14,21 @@ RESULTS = Path(__file__).parent.parent / ".build" / "matrix"
 HEAD = """\
 # Compatibility
 
-Made by `make docs/compatibility.md` from what `make matrix` found; no cell is written by hand. Each row is a fresh
-environment with the provider's wheel, that Airflow, and the libraries of the day that Airflow came out, as its own
-constraints have them; the newest has those of today. *Unit tests* are all tests that need no running Airflow. *End to
-end* starts that Airflow (scheduler, triggerer, API or web server, DAG processor where there is one), pays a deferred
-order exactly once against the sandbox, and looks at the connection form that the UI is given.
+`make docs/compatibility.md` generates this page from the results of `make matrix`; no cell is written by hand. Each row
+is a fresh environment with the provider's wheel, that Airflow version, and the libraries from the time of that Airflow
+release, as in its own constraints; the newest Airflow has today's libraries. *Unit tests* are all tests that need no
+running Airflow. *End to end* starts that Airflow (scheduler, triggerer, API or web server, DAG processor where there is
+one), pays a deferred order exactly once against the sandbox, and checks the connection form that the UI gets.
 
-Install an older Airflow by its constraints, too: with a FastAPI of 2026, 3.0.6 starts no task of anybody's. And 3.0
-shows the fields of a provider's connection only where `apache-airflow-providers-fab` is installed, as it is in
-Airflow's image; elsewhere the API key goes into *Password*, and the other fields into *Extra*.
+Install an older Airflow with its constraints too: with a FastAPI of 2026, Airflow 3.0.6 cannot start any task. Airflow
+3.0 shows the fields of a provider's connection only if `apache-airflow-providers-fab` is installed, as it is in
+Airflow's image. Without it, put the API key into *Password* and the other fields into *Extra*.
 
-What is skipped: the task state store and retry policies are Airflow 3.3's, `airflow.sdk` is Airflow 3's, psycopg 3
-needs SQLAlchemy 2, and a few tests read Runa's API contract, which is not distributed. Left out, and not counted, are
-the tests of mutants and of the documentation site, which need the sources, and test files that use what an older
-Airflow lacks: `tests/conftest.py` lists them. The UI is tested on the newest only, in the sources' own tests. The
-example DAGs are written for Airflow 3.1 and later. A release without a row was not run to its end.
+Some tests are skipped: the task state store and retry policies need Airflow 3.3, `airflow.sdk` needs Airflow 3, psycopg
+3 needs SQLAlchemy 2, and a few tests read Runa's API contract, which is not distributed. Other tests are left out and
+not counted: the tests of mutants and of the documentation site, which need the sources, and test files that use what an
+older Airflow lacks (`tests/conftest.py` lists them). The UI is tested only on the newest Airflow, in the tests of the
+sources. The example DAGs are written for Airflow 3.1 and later. A release without a row was not run to its end.
 
 | Airflow | Python | SQLAlchemy | common.compat | unit tests | end to end | result |
 |---|---|---|---|---|---|---|

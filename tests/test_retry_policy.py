@@ -16,10 +16,10 @@ from airflow.sdk import DAG
 from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.serialization.serialized_objects import DagSerialization
 
-from airflow_provider_runa import retries
+from airflow_provider_runa import retry_policy
 from airflow_provider_runa.api import errors
+from airflow_provider_runa.api.errors import RunaConfigurationError
 from airflow_provider_runa.campaign.errors import BalanceTooLowError, CampaignUnfinishedError
-from airflow_provider_runa.hooks.runa import RunaConfigurationError
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from airflow_provider_runa.placement.errors import OrderFailedError, OrderHeldBackError, OutcomeUnknownError
@@ -145,11 +145,11 @@ def test_it_survives_airflows_serialization() -> None:
 def test_older_airflow_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "airflow.sdk.definitions.retry_policy", None)
     with pytest.raises(ImportError, match=r"needs Airflow 3\.3 or later.*retries=5") as caught:
-        importlib.reload(retries)
+        importlib.reload(retry_policy)
     assert caught.value.__suppress_context__
     page = (Path(__file__).parent.parent / "docs" / "authoring.md").read_text()
     for setting in ("retries=5", "retry_delay=timedelta(minutes=2)", "retry_exponential_backoff=True"):
         assert setting in str(caught.value)
         assert f"`{setting}`" in page
     monkeypatch.undo()
-    importlib.reload(retries)
+    importlib.reload(retry_policy)

@@ -68,7 +68,7 @@ def test_creating_it_again_changes_nothing(campaign: Campaign) -> None:
 
 def test_a_ledger_of_another_release_is_refused(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "VERSION", 2)
-    with pytest.raises(LedgerVersionError, match="have version 1, this release of the provider takes 2"):
+    with pytest.raises(LedgerVersionError, match="have version 1, and this release needs version 2"):
         create(campaign.database)
 
 
@@ -90,7 +90,7 @@ def test_whoever_reads_needs_a_ledger_and_makes_none(database: Database) -> None
 
 def test_whoever_reads_is_told_of_another_release(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "VERSION", 2)
-    with pytest.raises(LedgerVersionError, match="have version 1, this release of the provider takes 2"):
+    with pytest.raises(LedgerVersionError, match="have version 1, and this release needs version 2"):
         check(campaign.database)
 
 

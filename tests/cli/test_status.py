@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_runa import status
 from airflow_provider_runa.api.client import RunaClient
 from airflow_provider_runa.api.models import NewOrder
+from airflow_provider_runa.cli import status
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from tests.campaign.world import DEFAULTS, row
 from tests.support.airflow import SharedClock, task_context

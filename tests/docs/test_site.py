@@ -35,7 +35,9 @@ def _modules() -> list[str]:
 MODULES = _modules()
 
 #: Rooms whose classes a user makes or catches.
-FOR_USERS = [name for name in MODULES if re.search(r"\.(operators|sensors|hooks|triggers|decorators)\b|errors$", name)]
+FOR_USERS = [
+    name for name in MODULES if re.search(r"\.(operators|sensors|hooks|triggers|decorators|transfers)\b|errors$", name)
+]
 
 
 def _classes(module: ModuleType) -> list[type]:

@@ -10,11 +10,12 @@ import pytest
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from airflow_provider_runa import __version__, lineage
+from airflow_provider_runa import __version__
 from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.links.portal import PORTAL, RunaPortalLink
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
+from airflow_provider_runa.utils import openlineage
 from tests.campaign.world import DEFAULTS, row
 from tests.support.airflow import SharedClock, task_context
 from tests.support.sandbox import RunningSandbox
@@ -132,7 +133,9 @@ def test_without_openlineage_nothing_is_told(runa: RunningSandbox, monkeypatch: 
     assert task.get_openlineage_facets_on_complete(None) is None, "nothing was placed yet"
     task.execute(context())
     assert task.get_openlineage_facets_on_complete(None) is None
-    assert lineage.build_lineage("https://a", "n", status=None, currency=None, paid=0, counts={}, amounts={}) is None
+    assert (
+        openlineage.build_lineage("https://a", "n", status=None, currency=None, paid=0, counts={}, amounts={}) is None
+    )
 
 
 def test_openlineage_is_told_of_the_order_as_output(runa: RunningSandbox) -> None:

@@ -16,10 +16,10 @@ import jinja2
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_runa import reconcile as command
 from airflow_provider_runa.api.client import RunaClient
 from airflow_provider_runa.api.errors import RunaError
 from airflow_provider_runa.api.models import NewOrder
+from airflow_provider_runa.cli import reconcile as command
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.reconcile import RunaReconcileOperator
 from airflow_provider_runa.placement.identity import OrderIdentity
@@ -109,7 +109,7 @@ def test_it_fails_if_anything_differs_and_tells_no_recipient(
         operator().execute(context)
     text = str(failure.value)
     assert text.startswith(
-        "The ledger and Runa differ for campaign 'spring': 1 amount_differs, 1 unknown_to_ledger. Nothing was sent"
+        "The ledger and Runa differ for campaign 'spring': 1 amount_differs, 1 unknown_to_ledger.\nNothing was sent"
     )
     printed = capsys.readouterr().out
     log = printed + caplog.text
@@ -212,7 +212,7 @@ def test_the_command_lists_differences_with_recipients(runa: RunningSandbox, pai
     assert amount.endswith("the ledger says 25.00, and Runa paid 10.00")
     assert unknown.split()[:4] == ["unknown_to_ledger", CAMPAIGN, "-", order_id]
     assert unknown.index(order_id) == head.index("ORDER")
-    assert last == "2 order(s) looked at; 2 difference(s)."
+    assert last == "2 order(s) compared; 2 difference(s)."
     assert not (tmp_path / "home" / "airflow.db").exists()
 
 
@@ -224,7 +224,7 @@ def test_the_command_takes_a_url_and_a_key_of_the_environment(runa: RunningSandb
         RUNA_BASE_URL=runa.url,
         AIRFLOW_CONN_RUNA_DEFAULT="runa://",
     )
-    assert (ended.returncode, ended.stdout) == (0, "1 order(s) looked at; 0 difference(s).\n"), ended.stderr
+    assert (ended.returncode, ended.stdout) == (0, "1 order(s) compared; 0 difference(s).\n"), ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -274,4 +274,4 @@ def test_the_command_counts_what_is_open_or_hidden(
     task.execute(task_context())
     capsys.readouterr()
     assert command.main(["--campaign", CAMPAIGN, "--ledger", "ledger"]) == 0
-    assert capsys.readouterr().out == "0 order(s) looked at; 0 difference(s); 1 row(s) planned.\n"
+    assert capsys.readouterr().out == "0 order(s) compared; 0 difference(s); 1 row(s) planned.\n"

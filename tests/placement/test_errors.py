@@ -21,10 +21,10 @@ def _facts(kind: type[errors.PlacementError]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_an_error_is_one_line_of_sentences_and_survives_pickling(kind: type[errors.PlacementError]) -> None:
+def test_an_error_has_three_lines_and_survives_pickling(kind: type[errors.PlacementError]) -> None:
     error = kind(**dict.fromkeys(_facts(kind), "fact"))
     text = str(error)
-    assert "\n" not in text
+    assert len(text.splitlines()) == 3
     assert "{" not in text
     assert all(part.endswith(".") for part in (kind.money, kind.next, kind.todo))
     assert ("without further retries" in text) != kind.retryable

@@ -195,7 +195,7 @@ def test_orders_that_could_not_be_read_are_a_failure_that_a_retry_heals(runa: Ru
 def test_what_runa_refuses_fails_at_once_in_every_mode(runa: RunningSandbox, mode: str, status: int) -> None:
     order_id = place(runa)
     runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": status, "count": 100})
-    with pytest.raises(AirflowFailException, match=f"^The orders go on at Runa.*: {status} .*clear the task"):
+    with pytest.raises(AirflowFailException, match=f"(?s)^The orders go on at Runa.*: {status} .*clear the task"):
         wait(mode, order_id, event=EventStatus.UNREADABLE, soft_fail=True)
 
 

@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 from airflow.providers.postgres.hooks import postgres as postgres_hooks
 from sqlalchemy.engine import make_url
 
-from airflow_provider_runa.operators import sql
+from airflow_provider_runa.transfers import sql_to_runa
 from airflow_provider_runa.transfers.sql_to_runa import SqlToRunaOperator
 from tests.campaign.world import DEFAULTS
 from tests.support.airflow import SharedClock, task_context
@@ -66,7 +66,7 @@ def test_parameters_go_to_the_driver(runa: RunningSandbox) -> None:
 
 
 def test_rows_are_fetched_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql, "FETCHED", 10)
+    monkeypatch.setattr(sql_to_runa, "FETCHED", 10)
     fetched = []
 
     class Cursor(sqlite3.Cursor):
@@ -77,7 +77,7 @@ def test_rows_are_fetched_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
         def fetchall(self) -> list[Any]:
             raise AssertionError("the whole result is fetched")
 
-    monkeypatch.setattr(sql, "_cursor", lambda connection: connection.cursor(Cursor))
+    monkeypatch.setattr(sql_to_runa, "_cursor", lambda connection: connection.cursor(Cursor))
     rows: Iterator[Any] = operator().iter_rows(task_context())  # type: ignore[arg-type]
     assert next(rows) == {"recipient_key": 0, "face_value": 10.5, "email_address": "customer-0@example.com"}
     assert fetched == [10]
@@ -98,10 +98,10 @@ def test_rows_are_fetched_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
         ({"sql": QUERY.replace("email,", "NULL AS email,")}, r"rows\[0\]: distribution_method"),
     ],
 )
-def test_a_query_that_does_not_fit_is_one_line(runa: RunningSandbox, values: dict[str, Any], told: str) -> None:
+def test_a_query_that_does_not_fit_is_rejected(runa: RunningSandbox, values: dict[str, Any], told: str) -> None:
     with pytest.raises(AirflowFailException, match=told) as caught:
         operator(runa, **values).execute(task_context())
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("\nFix that, then clear the task.")
     assert "@example.com" not in str(caught.value)
     assert "POST /order" not in runa.stats()["requests"]
 
