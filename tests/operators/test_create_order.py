@@ -409,7 +409,7 @@ def test_after_the_trigger_gave_up_the_retry_takes_up_the_order(
     runa: RunningSandbox, status: str, error: type[Exception]
 ) -> None:
     order_id = operator(runa).execute(task_context())
-    with pytest.raises(error, match="The next retry .* the same order .*sends nothing"):
+    with pytest.raises(error, match=r"The next retry .* the same order .*sends nothing"):
         operator(runa).execute_complete(task_context(), {"status": status, "orders": {order_id: "PROCESSING"}})
 
 
