@@ -97,3 +97,69 @@ class LedgerDiffersError(PlacementError):
     todo = (
         "The log lists the differences; runa-reconcile lists them with recipients. Resolve them, then clear the task."
     )
+
+
+class OrderListUnreadableError(PlacementError):
+    """Runa's order list cannot be read, so that nothing may be sent."""
+
+    retryable = True
+    money = "Nothing was sent in this attempt: Runa's order list could not be read ({answer})."
+    next = "The next retry reads it again, and pays nobody twice."
+    todo = "If no retry is left, clear the task."
+
+
+class CatchUpInconclusiveError(PlacementError):
+    """Orders in Runa's list do not show yet what they pay. They may be orders of this campaign."""
+
+    retryable = True
+    money = (
+        "Nothing was sent in this attempt: {hidden} order(s) in Runa's list are still processing and hide what they "
+        "pay. The ledger does not know them, and they may be orders of campaign {campaign!r}."
+    )
+    next = "The next retry reads them again, and pays nobody twice."
+    todo = "If no retry is left, clear the task. If an order hangs, ask Runa's support about it."
+
+
+class LedgerBehindError(PlacementError):
+    """Runa has orders of the campaign that the ledger does not know, and that do not show which rows they pay."""
+
+    retryable = False
+    money = (
+        "Nothing was sent in this attempt: Runa has {orders} order(s) of campaign {campaign!r} that this ledger does "
+        "not know, such as {order_id}, and they do not show which rows they pay."
+    )
+    next = "The task fails without further retries, because rows could be paid twice."
+    todo = (
+        "Check that ledger_conn_id is the database that paid this campaign, and not an older copy of it. Otherwise use "
+        "a new campaign name with the recipients that were not paid."
+    )
+
+
+class OtherAccountError(PlacementError):
+    """Runa does not know an order that the ledger has placed."""
+
+    retryable = False
+    money = (
+        "Nothing was sent in this attempt: order {order_id} of campaign {campaign!r} is in the ledger, but this Runa "
+        "account does not have it."
+    )
+    next = "The task fails without further retries."
+    todo = "The connection points at another account than the one that paid. Correct it, then clear the task."
+
+
+class LedgerUnavailableError(PlacementError):
+    """The ledger's database cannot be read or written."""
+
+    retryable = True
+    money = "The ledger ({place}) cannot be reached ({reason}). Orders that were sent before are not lost."
+    next = "The next retry reads the ledger and Runa's order list again, and pays nobody twice."
+    todo = "Check the ledger's connection and its database. If no retry is left, clear the task."
+
+
+class PayoutMismatchError(PlacementError):
+    """An order is COMPLETED, and does not pay all rows as they were planned."""
+
+    retryable = False
+    money = "Campaign {campaign!r}: {counts}. {rows} row(s) are in COMPLETED orders that do not pay them as planned ({reason})."
+    next = "The task fails without further retries. These rows are not paid again."
+    todo = "Compare them with Runa's portal (runa-reconcile lists them), and ask Runa's support."
