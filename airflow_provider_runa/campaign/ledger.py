@@ -1,21 +1,25 @@
-"""The ledger: who of which campaign was paid, in a database of the user's; its tables, and every statement on them.
+"""The ledger: who was paid in each campaign, in the user's database. All its tables and all statements on them.
 
-One row of ``runa_ledger`` per campaign and recipient key: that is the promise, and the primary key. Rows that go out in
-one order are a batch; a row belongs to one batch at a time, and leaves it only when that batch is proven to have paid
-nobody. A batch is also the record of placing its order. It is **fenced**: an attempt takes the batch by counting its
-attempts up, and whatever it writes later fails once another attempt has done the same.
+``runa_ledger`` has one row per campaign and recipient key: this is the promise, and the primary key. The rows of one
+order are a batch. A row belongs to one batch at a time. It leaves the batch only when the batch is proven to have paid
+nobody. A batch also stores the record of placing its order. It is **fenced**: an attempt takes it by incrementing its
+``attempts``. When another attempt does the same, all later writes of the first attempt fail.
 
 ===========  =========================================================================================================
 state        of a row
 ===========  =========================================================================================================
 planned      its batch was not sent
-sent         its batch was, or may have been, sent
+sent         its batch was sent, or may have been sent
 paid         its order is COMPLETED; what was sent for it is erased here, with the recipient's address
-failed       its order ended FAILED and paid nobody; the next plan takes the row up again
-rejected     Runa refused its order and paid nobody; the next plan takes the row up again
+failed       its order ended FAILED and paid nobody; the next plan plans the row again
+rejected     Runa rejected its order, which paid nobody; the next plan plans the row again
 ===========  =========================================================================================================
 
-SQLAlchemy Core, 1.4 and 2. SQLite and PostgreSQL; not MySQL, whose usual collations take "Ada" and "ada" for one key.
+A batch is **taken** by a run. It is **closed** when it is proven to have paid nobody, and **settled** when its order's
+result is in the ledger.
+
+Written in SQLAlchemy Core, for 1.4 and 2. SQLite and PostgreSQL are supported. MySQL is not: its usual collations treat
+"Ada" and "ada" as one key.
 """
 
 from __future__ import annotations
@@ -40,10 +44,10 @@ from airflow_provider_runa.campaign.rows import MAX_RECIPIENT_KEY, Payout
 from airflow_provider_runa.placement.identity import OrderIdentity, normalize_environment
 from airflow_provider_runa.placement.record import Record
 
-#: Version of the tables. A release that changes them counts up and says how to bring an older ledger along.
+#: Version of the tables. A release that changes them increments it and documents how to migrate an older ledger.
 VERSION = 1
 
-#: How long a batch belongs to the run that took it; the same run takes it again at once.
+#: How long no other run can take a batch. The run that has taken it can take it again at any time.
 LEASE = timedelta(minutes=3)
 
 
@@ -60,8 +64,8 @@ class RowState(StrEnum):
 class BatchState(StrEnum):
     """State of a batch.
 
-    OPEN: its order is not placed, or not known to be. PLACED: Runa accepted the order. COMPLETED, FAILED: the order
-    ended so. REJECTED: Runa rejected the order and paid nobody.
+    OPEN: its order is not known to be placed. PLACED: Runa accepted the order. COMPLETED, FAILED: the order ended with
+    this status. REJECTED: the batch was closed, because Runa rejected the order or every key is spent.
     """
 
     OPEN = "open"
@@ -72,7 +76,7 @@ class BatchState(StrEnum):
 
 
 class _Money(sa.types.TypeDecorator[Decimal]):
-    """An amount: NUMERIC, and text in SQLite, which has no exact numbers."""
+    """An amount: NUMERIC, or text in SQLite, which has no exact decimals."""
 
     impl = sa.Numeric(14, 2)
     cache_ok = True
@@ -88,9 +92,9 @@ class _Money(sa.types.TypeDecorator[Decimal]):
 
 
 class _State(sa.types.TypeDecorator[StrEnum]):
-    """A state, as its text.
+    """A state, stored as text.
 
-    :param states: the states that there are.
+    :param states: the enumeration of states.
     """
 
     impl = sa.String(10)
@@ -108,7 +112,7 @@ class _State(sa.types.TypeDecorator[StrEnum]):
 
 
 class _Moment(sa.types.TypeDecorator[datetime]):
-    """A moment in UTC: databases without time zones give back what they were given."""
+    """A time in UTC. Databases without time zones return it without one, so the zone is added again."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -183,21 +187,21 @@ _payouts = sa.Table(
     sa.Index("runa_ledger_state", "campaign_id", "state"),
 )
 
-#: What a row that was not sent does not have.
+#: Columns that are empty in a row that was not sent.
 _UNSENT = dict.fromkeys(("order_reference", "order_id", "item_id", "payout_link", "error", "sent_at", "paid_at"))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one order pays.
+    """The rows that one order pays.
 
-    :param id: its name in the ledger, and part of the order's identity.
-    :param plan_id: the plan it belongs to.
+    :param id: id of the batch in the ledger; part of the order's identity.
+    :param plan_id: id of its plan.
     :param currency: currency of the balance that pays.
     :param description: the order's description, without the reference.
     :param state: see :class:`BatchState`.
-    :param order_id: Runa's id of the order, once it is placed.
-    :param planned_at: before this moment nothing was sent for it (UTC).
+    :param order_id: Runa's id of the order; ``None`` until it is placed.
+    :param planned_at: when the batch was planned (UTC). Nothing was sent for it before.
     """
 
     id: str
@@ -211,7 +215,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Known:
-    """What the ledger knows of a recipient key: the state of its row, and the plan it was last taken up by."""
+    """What the ledger knows of a recipient key: the state of its row, and the last plan that planned it."""
 
     state: RowState
     plan_id: str
@@ -219,12 +223,12 @@ class Known:
 
 @dataclass(frozen=True)
 class Row:
-    """What the ledger says of one payout of a batch.
+    """One payout of a batch.
 
-    :param recipient_key: who is paid.
-    :param position: its place in the order, as it was sent.
+    :param recipient_key: the user's key of the recipient.
+    :param position: index of the row's item in the order that was sent.
     :param amount: the face value.
-    :param item_id: Runa's id of the item, once it is known.
+    :param item_id: Runa's id of the item; ``None`` until it is known.
     """
 
     recipient_key: str = field(repr=False)
@@ -234,28 +238,31 @@ class Row:
 
 
 class FencedError(Exception):
-    """Another attempt has taken the batch since; this one must not write any more."""
+    """Another attempt has taken, closed or settled the batch, so this attempt must not write to it."""
 
 
 def open_engine(url: Any, *, reading: bool = False) -> Engine:
-    """Return an engine for a ledger. Its errors do not show the values of a statement: they name recipients.
+    """Return an engine for a ledger.
 
-    :param url: a URL of SQLAlchemy's, or its text.
-    :param reading: whether nothing is to be written; SQLite then waits for nobody who plans, and refuses to write.
+    Its errors do not show the values of a statement, because these include recipients.
+
+    :param url: SQLAlchemy URL, as an object or as text.
+    :param reading: whether the caller only reads. SQLite then does not wait for writers, and rejects writes.
     """
     url = sa.engine.make_url(url)
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url, future=True, hide_parameters=True, pool_pre_ping=True)
     engine = sa.create_engine(url, future=True, hide_parameters=True, connect_args={"timeout": 60})
 
-    # SQLite's driver begins transactions when it likes, and two that read before they write lock each other out.
+    # By default, SQLite's driver begins a transaction only before a write. Two transactions that read before they write
+    # would then lock each other out.
     @sa.event.listens_for(engine, "connect")
     def _manual(connection: Any, _: Any) -> None:
         connection.isolation_level = None
         if reading:
             connection.execute("PRAGMA query_only = ON")
             return
-        # What is committed is on the disk when the next request is sent; with WAL that takes one write, not several.
+        # A commit must be on the disk before the next request is sent. With WAL that takes a single write.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
 
@@ -279,7 +286,7 @@ def create(engine: Engine) -> None:
         except (sa.exc.IntegrityError, sa.exc.OperationalError, sa.exc.ProgrammingError):
             if not left:
                 raise
-            # Somebody else is making the tables: whatever could not be made a second time is there at the next look.
+            # Another process is creating the tables. The next round skips those that exist by then.
     with engine.begin() as connection:
         found = connection.execute(sa.select(_version.c.version)).scalar()
         if found is None:
@@ -287,20 +294,22 @@ def create(engine: Engine) -> None:
                 with connection.begin_nested():
                     connection.execute(sa.insert(_version).values(version=VERSION))
             except sa.exc.IntegrityError:
-                found = VERSION  # somebody else was faster
+                found = VERSION  # another process has written it
     if found not in (None, VERSION):
         raise LedgerVersionError(found=found, wanted=VERSION)
 
 
 def check(engine: Engine) -> None:
-    """Check that there is a ledger, and its version; for whoever only reads. Nothing is created, not even a file.
+    """Check that a ledger exists and has this release's version. It is for callers that only read.
+
+    Nothing is created, not even a file.
 
     :param engine: see :func:`open_engine`.
-    :raises InvalidCampaignError: if there is none.
+    :raises InvalidCampaignError: if there is no ledger.
     :raises LedgerVersionError: if the ledger belongs to another release.
     """
     url = engine.url
-    # To look into a file of SQLite's is to create it; where it is in a URI ("file:…"), the URI says whether.
+    # Connecting to a SQLite file creates it. In a URI ("file:…") the mode in the URI decides.
     is_file = url.get_backend_name() == "sqlite" and url.database and "uri" not in url.query
     found = None
     if (not is_file or Path(str(url.database)).exists()) and sa.inspect(engine).has_table(_version.name):
@@ -313,9 +322,9 @@ def check(engine: Engine) -> None:
 
 
 def campaigns(engine: Engine, environment: str) -> list[str]:
-    """Return the names of the campaigns that a ledger knows.
+    """Return the names of all campaigns in a ledger.
 
-    :param engine: see :func:`open_engine`; the tables must be there (:func:`create`, :func:`check`).
+    :param engine: see :func:`open_engine`. The tables must exist (:func:`create`, :func:`check`).
     :param environment: base URL of Runa's API.
     """
     query = sa.select(_campaigns.c.name).where(_campaigns.c.environment == normalize_environment(environment))
@@ -326,9 +335,9 @@ def campaigns(engine: Engine, environment: str) -> list[str]:
 class Ledger:
     """The ledger of one campaign.
 
-    :param engine: see :func:`open_engine`; the tables must be there (:func:`create`, :func:`check`).
-    :param environment: base URL of Runa's API: a campaign on the playground is not the one in production.
-    :param campaign: the campaign's name, at most 109 characters.
+    :param engine: see :func:`open_engine`. The tables must exist (:func:`create`, :func:`check`).
+    :param environment: base URL of Runa's API. A campaign on the playground and one in production are two campaigns.
+    :param campaign: name of the campaign, at most 109 characters.
     """
 
     def __init__(self, engine: Engine, environment: str, campaign: str) -> None:
@@ -349,7 +358,7 @@ class Ledger:
                     values = {"environment": self.environment, "name": self.campaign}
                     connection.execute(sa.insert(_campaigns).values(**values))
             except sa.exc.IntegrityError:
-                pass  # somebody else was faster
+                pass  # another process has added the campaign
         with self.engine.begin() as connection:
             return int(connection.execute(sa.select(_campaigns.c.id).where(*wanted)).scalar_one())
 
@@ -361,27 +370,30 @@ class Ledger:
 
     @contextmanager
     def planning(self, run: str, now: datetime) -> Iterator[Planning]:
-        """Plan: one at a time for a campaign, and all or nothing. What is planned is frozen when the block ends well.
+        """Open a transaction to plan in.
 
-        :param run: whose plan it is; at most 64 characters.
-        :param now: the time (UTC).
+        Only one run at a time plans a campaign. The plan is committed and frozen when the block ends, and undone when
+        the block raises.
+
+        :param run: id of the run; at most 64 characters.
+        :param now: the current time (UTC).
         """
         with self.engine.begin() as connection:
-            self._plan_alone(connection)
+            self._lock_campaign(connection)
             yield Planning(connection, self._id, run, now)
 
     def plan_failed_again(self, owner: str, now: datetime) -> int:
-        """Plan the rows anew, as they were, whose order a run had placed and which ended FAILED.
+        """Plan rows again, unchanged, whose order a run placed and whose order ended FAILED.
 
-        :param owner: the run; what others have placed stays as it is.
-        :param now: the time (UTC).
-        :returns: the number of rows.
+        :param owner: the run. Rows whose order another run placed stay as they are.
+        :param now: the current time (UTC).
+        :returns: number of rows planned again.
         """
         ended = (_batches.c.campaign_id == self._id, _batches.c.state == BatchState.FAILED, _batches.c.owner == owner)
         still_failed = sa.select(_payouts.c.batch_id).where(_payouts.c.state == RowState.FAILED)
         count = 0
         with self.engine.begin() as connection:
-            self._plan_alone(connection)
+            self._lock_campaign(connection)
             for id_, plan_id, currency, description in connection.execute(
                 sa.select(_batches.c.id, _batches.c.plan_id, _batches.c.currency, _batches.c.description)
                 .where(*ended, _batches.c.id.in_(still_failed))
@@ -395,8 +407,8 @@ class Ledger:
                 ).rowcount
         return count
 
-    def _plan_alone(self, connection: Connection) -> None:
-        """Wait here for whoever else plans the same campaign."""
+    def _lock_campaign(self, connection: Connection) -> None:
+        """Wait until no other run plans the campaign, and keep others from planning it until the transaction ends."""
         connection.execute(sa.select(_campaigns.c.id).where(_campaigns.c.id == self._id).with_for_update())
 
     # -- placing ------------------------------------------------------------------------------------------------------
@@ -404,7 +416,7 @@ class Ledger:
     def batches(self, *states: BatchState) -> list[Batch]:
         """Return the batches, oldest first.
 
-        :param states: only batches in these states. Default: all.
+        :param states: only batches in these states. Default: all states.
         """
         columns = [_batches.c[name] for name in Batch.__dataclass_fields__]
         query = sa.select(*columns).where(
@@ -414,9 +426,9 @@ class Ledger:
             return [Batch(*row) for row in connection.execute(query.order_by(_batches.c.planned_at, _batches.c.id))]
 
     def order(self, batch: Batch) -> NewOrder:
-        """Return the order of a batch: the same bytes every time, whatever became of the input.
+        """Return the order of a batch. It is the same bytes every time, even if the input has changed.
 
-        :raises FencedError: if it is not there any more, because another attempt has settled or split the batch.
+        :raises FencedError: if the order is erased, because another attempt has settled or split the batch.
         """
         query = sa.select(_payouts.c.item).where(_payouts.c.batch_id == batch.id).order_by(_payouts.c.position)
         with self.engine.begin() as connection:
@@ -427,12 +439,12 @@ class Ledger:
         return NewOrder.build(currency=batch.currency, items=items, description=batch.description)
 
     def take(self, batch_id: str, owner: str, now: datetime) -> int | None:
-        """Take an open batch for an attempt to place its order.
+        """Take an open batch, to place its order.
 
-        :param batch_id: which.
+        :param batch_id: id of the batch.
         :param owner: the run that takes it.
-        :param now: the time (UTC).
-        :returns: the number of the attempt, from 1; ``None`` if another run has it, or it is not open any more.
+        :param now: the current time (UTC).
+        :returns: number of the attempt, from 1; ``None`` if another run has taken the batch, or it is no longer open.
         """
         mine = sa.or_(_batches.c.owner.is_(None), _batches.c.owner == owner, _batches.c.owned_until < now)
         with self.engine.begin() as connection:
@@ -451,13 +463,13 @@ class Ledger:
             raise FencedError(batch_id)
 
     def load_record(self, batch_id: str) -> Record | None:
-        """Return the record of placing a batch's order."""
+        """Return the record of placing a batch's order, or ``None`` if nothing was sent."""
         with self.engine.begin() as connection:
             text = connection.execute(sa.select(_batches.c.record).where(_batches.c.id == batch_id)).scalar()
         return None if text is None else Record.from_json(json.loads(text))
 
     def save_record(self, batch_id: str, attempt: int, record: Record, now: datetime) -> None:
-        """Keep the record of placing; from now on the batch's rows may have been sent.
+        """Save the record of placing a batch's order, and mark its rows as sent.
 
         :raises FencedError: if another attempt has taken the batch.
         """
@@ -470,9 +482,9 @@ class Ledger:
             )
 
     def mark_placed(self, batch_id: str, attempt: int, *, order_id: str, reference: str) -> None:
-        """Note the order of a batch.
+        """Save the order of a batch that Runa accepted.
 
-        :raises FencedError: if another attempt has taken the batch; that one finds the same order.
+        :raises FencedError: if another attempt has taken the batch. That attempt finds the same order.
         """
         with self.engine.begin() as connection:
             self._write(connection, batch_id, attempt, state=BatchState.PLACED, order_id=order_id, error=None)
@@ -483,7 +495,7 @@ class Ledger:
             )
 
     def note_error(self, batch_id: str, attempt: int, error: str) -> None:
-        """Note why an attempt ended without an order. The batch stays open."""
+        """Save why an attempt ended without an order. The batch stays open."""
         with self.engine.begin() as connection:
             try:
                 self._write(connection, batch_id, attempt, error=error)
@@ -492,16 +504,16 @@ class Ledger:
             connection.execute(sa.update(_payouts).where(_payouts.c.batch_id == batch_id).values(error=error))
 
     def reject(self, batch_id: str, attempt: int, error: str) -> None:
-        """Close a batch whose order Runa rejected. Nobody was paid, and its rows may be planned again.
+        """Close a batch whose order Runa rejected. It paid nobody, and its rows may be planned again.
 
-        :raises FencedError: if another attempt has taken the batch, which may pay.
+        :raises FencedError: if another attempt has taken the batch. That attempt may pay.
         """
         self._close_unpaid(batch_id, attempt, BatchState.REJECTED, RowState.REJECTED, error)
 
     def fail(self, batch_id: str, attempt: int, error: str) -> None:
-        """Close a batch whose order ended FAILED. Nobody was paid, and its rows may be planned again.
+        """Close a batch whose order ended FAILED. It paid nobody, and its rows may be planned again.
 
-        :raises FencedError: if another attempt has taken the batch, which may pay.
+        :raises FencedError: if another attempt has taken the batch. That attempt may pay.
         """
         self._close_unpaid(batch_id, attempt, BatchState.FAILED, RowState.FAILED, error)
 
@@ -513,9 +525,10 @@ class Ledger:
             )
 
     def split(self, batch: Batch, attempt: int, error: str, now: datetime) -> list[Batch]:
-        """Close a batch that is proven to have paid nobody, and plan its rows anew in two halves.
+        """Close a batch that is proven to have paid nobody, and plan its rows again in two halves.
 
-        :raises FencedError: if another attempt has taken the batch, which may pay.
+        :raises FencedError: if another attempt has taken the batch. That attempt may pay.
+        :returns: the two new batches.
         """
         keys = sa.select(_payouts.c.recipient_key).where(_payouts.c.batch_id == batch.id).order_by(_payouts.c.position)
         with self.engine.begin() as connection:
@@ -537,11 +550,12 @@ class Ledger:
     # -- settling -----------------------------------------------------------------------------------------------------
 
     def settle_completed(self, batch: Batch, items: Mapping[int, tuple[str, str | None]], now: datetime) -> None:
-        """Note that the order of a batch is COMPLETED: its rows are paid, and what was sent for them is erased.
+        """Settle a batch whose order is COMPLETED: mark its rows as paid, and erase what was sent for them.
 
-        :param batch: which.
-        :param items: position of a row -> id of its item, and its payout link if that is to be kept.
-        :param now: the time (UTC).
+        :param batch: the batch.
+        :param items: position of a row -> id of its item, and its payout link or ``None``.
+        :param now: the current time (UTC).
+        :raises FencedError: if another attempt has settled the batch.
         """
         with self.engine.begin() as connection:
             self._settle(connection, batch, BatchState.COMPLETED)
@@ -559,7 +573,10 @@ class Ledger:
                 )
 
     def settle_failed(self, batch: Batch, error: str) -> None:
-        """Note that the order of a batch ended FAILED and paid nobody. Its rows may be planned again."""
+        """Settle a batch whose order ended FAILED. It paid nobody, and its rows may be planned again.
+
+        :raises FencedError: if another attempt has settled the batch.
+        """
         with self.engine.begin() as connection:
             self._settle(connection, batch, BatchState.FAILED, error=error)
             connection.execute(
@@ -574,14 +591,14 @@ class Ledger:
             _batches.c.order_id == batch.order_id,
         )
         if not connection.execute(sa.update(_batches).where(*placed).values(state=state, **values)).rowcount:
-            raise FencedError(batch.id)  # another run was faster
+            raise FencedError(batch.id)  # another run has settled it
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def totals(self, currency: str | None = None) -> dict[RowState, tuple[int, Decimal]]:
         """Return the number of rows and the sum of their amounts, by state.
 
-        :param currency: only rows in this currency.
+        :param currency: only rows in this currency. Default: all currencies.
         """
         totals: dict[RowState, tuple[int, Decimal]] = {}
         query = sa.select(_payouts.c.state, _payouts.c.amount, sa.func.count()).where(
@@ -596,7 +613,7 @@ class Ledger:
         return totals
 
     def open_amounts(self, currency: str) -> dict[Decimal, int]:
-        """Return the amounts of all rows that are still to be paid, and how many rows have each.
+        """Return the amounts of all rows that are still to be paid: amount -> number of rows.
 
         :param currency: only rows in this currency.
         """
@@ -604,24 +621,24 @@ class Ledger:
             return _open_amounts(connection, self._id, currency)
 
     def sent_between(self, since: datetime, until: datetime) -> set[str]:
-        """Return the ids of the batches of which a row was sent first in a period.
+        """Return the ids of the batches that have a row which was first sent in a period.
 
-        :param since: its begin (UTC).
-        :param until: its end (UTC); not part of it.
+        :param since: begin of the period (UTC), inclusive.
+        :param until: end of the period (UTC), exclusive.
         """
         sent = (_payouts.c.campaign_id == self._id, _payouts.c.sent_at >= since, _payouts.c.sent_at < until)
         with self.engine.begin() as connection:
             return set(connection.execute(sa.select(_payouts.c.batch_id).where(*sent).distinct()).scalars())
 
     def rows_of(self, batch: Batch) -> list[Row]:
-        """Return what the ledger says of a batch's rows, in the order in which they were sent."""
+        """Return a batch's rows, in the sequence in which they were sent."""
         query = sa.select(*(_payouts.c[name] for name in Row.__dataclass_fields__))
         with self.engine.begin() as connection:
             found = connection.execute(query.where(_payouts.c.batch_id == batch.id).order_by(_payouts.c.position))
             return [Row(*row) for row in found]
 
     def reason(self, state: BatchState) -> str | None:
-        """Return why a batch in some state is in it, if that is known of any; without a full stop."""
+        """Return the error of the latest batch in a state, without its full stop; ``None`` if none has an error."""
         query = sa.select(_batches.c.error).where(
             _batches.c.campaign_id == self._id, _batches.c.state == state, _batches.c.error.is_not(None)
         )
@@ -630,9 +647,9 @@ class Ledger:
         return None if found is None else str(found).rstrip(".")
 
     def rows(self, *states: RowState) -> Iterator[dict[str, Any]]:
-        """Iterate over the rows, without what is sent for them and without links.
+        """Iterate over the rows, without what is sent for them and without payout links.
 
-        :param states: only rows in these states.
+        :param states: only rows in these states. Default: all states.
         """
         shown = [
             column for column in _payouts.c if column.name not in ("campaign_id", "item", "payout_link", "position")
@@ -647,12 +664,12 @@ class Ledger:
 
 
 class Planning:
-    """What a plan may ask and write, inside its transaction.
+    """What a plan reads and writes in its transaction. :meth:`Ledger.planning` creates it.
 
-    :param connection: the transaction.
-    :param campaign_id: whose plan it is.
-    :param run: see :meth:`Ledger.planning`.
-    :param now: the time (UTC).
+    :param connection: the connection, in the transaction.
+    :param campaign_id: id of the campaign.
+    :param run: id of the run.
+    :param now: the current time (UTC).
     """
 
     def __init__(self, connection: Connection, campaign_id: int, run: str, now: datetime) -> None:
@@ -660,13 +677,13 @@ class Planning:
         self._campaign_id = campaign_id
         self._now = now
         mine = (_plans.c.campaign_id == campaign_id, _plans.c.run == run)
-        #: Whether this run has planned before: then no new recipient comes in.
+        #: Whether this run has planned before. Then no new recipient is planned.
         self.frozen = connection.execute(sa.select(sa.func.count()).select_from(_plans).where(*mine)).scalar_one() > 0
         self.plan_id = str(uuid.uuid4())
         self._plan: dict[str, Any] | None = {"id": self.plan_id, "campaign_id": campaign_id, "run": run, "made_at": now}
 
     def known(self, keys: Iterable[str]) -> dict[str, Known]:
-        """Return what the ledger knows of some recipient keys."""
+        """Return what the ledger knows of recipient keys. Keys without a row are left out."""
         query = (
             sa.select(_payouts.c.recipient_key, _payouts.c.state, _batches.c.plan_id)
             .join(_batches, _batches.c.id == _payouts.c.batch_id)
@@ -675,16 +692,16 @@ class Planning:
         return {key: Known(state, plan_id) for key, state, plan_id in self._connection.execute(query)}
 
     def add(self, payouts: Sequence[Payout], known: Mapping[str, Known], *, currency: str, description: str) -> None:
-        """Write down a batch.
+        """Write a batch to the ledger.
 
-        :param payouts: its rows, in the order in which they are sent.
-        :param known: those of them that have a row in the ledger already: failed or rejected.
+        :param payouts: rows of the batch, in the sequence in which they are sent.
+        :param known: recipient keys that already have a row in the ledger, failed or rejected.
         :param currency: currency of the balance that pays.
-        :param description: description of the order.
+        :param description: description of the order, without the reference.
         """
         if self._plan is not None:
             self._connection.execute(sa.insert(_plans).values(**self._plan))
-            self._plan = None  # a plan of nothing is none: the input may come later
+            self._plan = None  # an empty plan is not written, so it freezes nothing: the input may come later
         batch = _add_batch(self._connection, self._campaign_id, self.plan_id, currency, description, self._now)
         fresh: list[dict[str, Any]] = []
         again: list[dict[str, Any]] = []
@@ -717,17 +734,17 @@ class Planning:
             )
 
     def open_totals(self, currency: str) -> tuple[int, Decimal]:
-        """Return number and sum of all rows of the campaign that are still to be paid, this plan's among them.
+        """Return number and sum of all rows of the campaign that are still to be paid, including this plan's.
 
-        :param currency: of one currency.
+        :param currency: only rows in this currency.
         """
         return count_and_sum(_open_amounts(self._connection, self._campaign_id, currency))
 
 
 def count_and_sum(amounts: Mapping[Decimal, int]) -> tuple[int, Decimal]:
-    """Return how many rows there are, and the sum of their amounts.
+    """Return the number of rows and the sum of their amounts.
 
-    :param amounts: amount -> how many rows have it.
+    :param amounts: amount -> number of rows.
     """
     return sum(amounts.values()), sum((amount * count for amount, count in amounts.items()), Decimal(0))
 
