@@ -1,13 +1,15 @@
-"""Paying a whole campaign: each recipient key of a campaign is paid at most once, from whichever DAG, whenever.
+"""Pay a whole campaign: each recipient key is paid at most once, from any DAG at any time.
 
 Read in this order:
 
-- ``rows``: what one row of the input says, checked.
-- ``ledger``: the tables, and every statement on them. It remembers who was paid, and it is the record of placing.
-- ``plan``: rows into the ledger, as batches that become one order each; frozen before the first order is sent.
-- ``pay``: the open batches into orders, many at once, through ``placement``; and their results into the ledger.
-- ``reconcile``: what differs between the ledger and Runa.
-- ``errors``: how a campaign can end unfinished, in words for a person.
+- ``rows``: reads and checks one row of the input.
+- ``ledger``: the tables and all statements on them. The ledger stores who was paid, and the records of placing.
+- ``plan``: writes rows to the ledger, in batches of one order each. A plan is frozen before its first order is sent.
+- ``pay``: places the orders of open batches through ``placement``, many at once.
+- ``settle``: writes the results of placed orders to the ledger.
+- ``concurrency``: runs coroutines at once, for ``pay`` and ``settle``.
+- ``reconcile``: finds differences between the ledger and Runa.
+- ``errors``: how a campaign can end unfinished.
 
-Nothing in here knows Airflow or HTTP.
+This package imports neither Airflow nor an HTTP client.
 """

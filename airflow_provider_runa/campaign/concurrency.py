@@ -1,4 +1,4 @@
-"""Running the same coroutine several times at once, for paying and settling."""
+"""Run the same coroutine several times at once, to pay and settle a campaign."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-#: Orders that are under way at once. The client keeps to the account's orders per minute.
+#: Orders that are in flight at once. The client keeps to the account's limit of orders per minute.
 CONCURRENCY = 16
 
 
 async def run_concurrently(work: Callable[[], Coroutine[Any, Any, None]], count: int = CONCURRENCY) -> None:
     """Run a coroutine several times at once, and raise the first error.
 
-    :param work: makes the coroutine. Each takes its work from a queue that all share.
+    :param work: creates the coroutine. All coroutines take their work from a shared queue.
     :param count: how many run at once.
     """
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(count):
                 group.create_task(work())
-    except BaseExceptionGroup as several:  # BaseException: a timeout of Airflow's is no Exception
+    except BaseExceptionGroup as several:  # Airflow's timeout is a BaseException, not an Exception
         raise several.exceptions[0] from None

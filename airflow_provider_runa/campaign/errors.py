@@ -1,4 +1,4 @@
-"""How a campaign can end unfinished. Each error is written for a person at three in the morning.
+"""How a campaign can end unfinished.
 
 Like the errors of ``placement``, each has three lines: what happened to the money, what happens next, what to do.
 """

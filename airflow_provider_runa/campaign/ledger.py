@@ -56,7 +56,7 @@ LEASE = timedelta(minutes=3)
 
 @dataclass(frozen=True)
 class Row:
-    """What the ledger says of one payout of a batch.
+    """One payout of a batch.
 
     :param recipient_key: who is paid.
     :param digest: the row's digest.
@@ -149,8 +149,11 @@ class Ledger:
     def planning(self, run: str, now: datetime) -> Iterator[Planning]:
         """Plan: all or nothing. What is planned is frozen when the block ends well.
 
-        :param run: whose plan it is; at most 64 characters.
-        :param now: the time (UTC).
+        Only one run at a time plans a campaign. The plan is committed and frozen when the block ends, and undone when
+        the block raises.
+
+        :param run: id of the run; at most 64 characters.
+        :param now: the current time (UTC).
         """
         with self.engine.connect().execution_options(deferred=True) as connection, connection.begin():
             yield Planning(connection, self.ref, run, now)
@@ -223,7 +226,7 @@ class Ledger:
     def batches(self, *states: BatchState) -> list[Batch]:
         """Return the batches, oldest first.
 
-        :param states: only batches in these states. Default: all.
+        :param states: only batches in these states. Default: all states.
         """
         query = sa.select(*BATCH_COLUMNS).where(
             batch_table.c.campaign_id == self._id, batch_table.c.state.in_(states or tuple(BatchState))
@@ -245,12 +248,12 @@ class Ledger:
         return NewOrder.build(currency=batch.currency, items=items, description=batch.description)
 
     def take(self, batch_id: str, owner: str, now: datetime) -> int | None:
-        """Take an open batch for an attempt to place its order.
+        """Take an open batch, to place its order.
 
-        :param batch_id: which.
+        :param batch_id: id of the batch.
         :param owner: the run that takes it.
-        :param now: the time (UTC).
-        :returns: the number of the attempt, from 1; ``None`` if another run has it, or it is not open any more.
+        :param now: the current time (UTC).
+        :returns: number of the attempt, from 1; ``None`` if another run has taken the batch, or it is no longer open.
         """
         mine = sa.or_(batch_table.c.owner.is_(None), batch_table.c.owner == owner, batch_table.c.owned_until < now)
         with self.engine.begin() as connection:
@@ -282,7 +285,7 @@ class Ledger:
             raise FencedError(batch_id)
 
     def load_record(self, batch_id: str) -> Record | None:
-        """Return the record of placing a batch's order."""
+        """Return the record of placing a batch's order, or ``None`` if nothing was sent."""
         with self.engine.begin() as connection:
             text = connection.execute(sa.select(batch_table.c.record).where(batch_table.c.id == batch_id)).scalar()
         return None if text is None else Record.from_json(json.loads(text))
@@ -303,7 +306,7 @@ class Ledger:
     def mark_placed(self, batch_id: str, attempt: int, *, order_id: str, reference: str) -> None:
         """Save the order of a batch.
 
-        :raises FencedError: if another attempt has taken the batch; that one finds the same order.
+        :raises FencedError: if another attempt has taken the batch. That attempt finds the same order.
         """
         with self.engine.begin() as connection:
             self._write(connection, batch_id, attempt, state=BatchState.PLACED, order_id=order_id, error=None)
@@ -323,16 +326,16 @@ class Ledger:
             connection.execute(sa.update(row_table).where(row_table.c.batch_id == batch_id).values(error=error))
 
     def reject(self, batch_id: str, attempt: int, error: str) -> None:
-        """Close a batch whose order Runa rejected. Nobody was paid, and its rows may be planned again.
+        """Close a batch whose order Runa rejected. It paid nobody, and its rows may be planned again.
 
-        :raises FencedError: if another attempt has taken the batch, which may pay.
+        :raises FencedError: if another attempt has taken the batch. That attempt may pay.
         """
         self._close_unpaid(batch_id, attempt, BatchState.REJECTED, RowState.REJECTED, error)
 
     def fail(self, batch_id: str, attempt: int, error: str) -> None:
-        """Close a batch whose order ended FAILED. Nobody was paid, and its rows may be planned again.
+        """Close a batch whose order ended FAILED. It paid nobody, and its rows may be planned again.
 
-        :raises FencedError: if another attempt has taken the batch, which may pay.
+        :raises FencedError: if another attempt has taken the batch. That attempt may pay.
         """
         self._close_unpaid(batch_id, attempt, BatchState.FAILED, RowState.FAILED, error)
 
@@ -446,10 +449,10 @@ class Ledger:
         return sa.select(batch_table.c.id).where(batch_table.c.campaign_id == self._id, mine)
 
     def sent_between(self, since: datetime, until: datetime) -> set[str]:
-        """Return the ids of the batches of which a row was sent first in a period.
+        """Return the ids of the batches that have a row which was first sent in a period.
 
-        :param since: its begin (UTC).
-        :param until: its end (UTC); not part of it.
+        :param since: begin of the period (UTC), inclusive.
+        :param until: end of the period (UTC), exclusive.
         """
         sent = (row_table.c.campaign_id == self._id, row_table.c.sent_at >= since, row_table.c.sent_at < until)
         with self.engine.begin() as connection:
@@ -478,9 +481,9 @@ class Ledger:
         return None if found is None else str(found).rstrip(".")
 
     def rows(self, *states: RowState) -> Iterator[dict[str, Any]]:
-        """Iterate over the rows, without what is sent for them and without links.
+        """Iterate over the rows, without what is sent for them and without payout links.
 
-        :param states: only rows in these states.
+        :param states: only rows in these states. Default: all states.
         """
         hidden = ("campaign_id", "item", "payout_link", "position", "digest", "taken")
         query = sa.select(*(column for column in row_table.c if column.name not in hidden))
@@ -494,8 +497,8 @@ class Ledger:
 
 
 def count_and_sum(amounts: Mapping[Decimal, int]) -> tuple[int, Decimal]:
-    """Return how many rows there are, and the sum of their amounts.
+    """Return the number of rows and the sum of their amounts.
 
-    :param amounts: amount -> how many rows have it.
+    :param amounts: amount -> number of rows.
     """
     return sum(amounts.values()), sum((amount * count for amount, count in amounts.items()), Decimal(0))

@@ -1,7 +1,7 @@
-"""Paying: turns the open batches of a campaign into orders, many at once.
+"""Pay a campaign: place the orders of its open batches, many at once.
 
-Each batch is placed by ``placement`` under an identity of its own, with the ledger as its record. A batch that is
-refused and proven to have paid nobody is closed, or split in two to find the rows that Runa refuses.
+``placement`` places the order of each batch under the batch's identity, with the ledger as its record store. If Runa
+rejects an order and nobody was paid, the batch is closed, or split in two to isolate the rows that Runa rejects.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from airflow_provider_runa.placement.record import Record
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at batches that another run has taken.
+#: How long to wait before checking again the batches that another run has taken, in seconds.
 OTHERS_PAUSE = 10.0
 
-#: How long batches that another run has taken are waited for: longer than one that was killed holds them.
+#: How long to wait for batches that another run has taken: longer than the lease of a run that was killed.
 _PATIENCE = LEASE + timedelta(seconds=60)
 
 _POLICY = Policy()
@@ -39,11 +39,11 @@ _POLICY = Policy()
 
 @dataclass
 class Paid:
-    """How an attempt to pay a campaign's open batches ended.
+    """The result of an attempt to pay a campaign's open batches.
 
-    :param placed: orders that were placed, or found.
-    :param unplaced: why orders that were tried are not placed, or not known to be.
-    :param rejected: why orders were refused, which paid nobody.
+    :param placed: number of orders that were placed or found.
+    :param unplaced: for each order that was tried and is not known to be placed, the reason.
+    :param rejected: for each order that Runa rejected and that paid nobody, the reason.
     """
 
     placed: int = 0
@@ -53,7 +53,7 @@ class Paid:
 
 @dataclass(frozen=True)
 class BatchRecords:
-    """The record of placing one batch's order, in the ledger; fenced."""
+    """Store the record of placing one batch's order in the ledger. A fenced attempt cannot save."""
 
     ledger: Ledger
     batch: Batch
@@ -61,11 +61,14 @@ class BatchRecords:
     clock: Clock
 
     async def load(self) -> Record | None:
-        """Return the record, ``None`` if there is none: then nothing was sent."""
+        """Return the record, or ``None`` if there is none. Then nothing was sent."""
         return self.ledger.load_record(self.batch.id)
 
     async def save(self, record: Record) -> None:
-        """Keep the record."""
+        """Save the record.
+
+        :raises FencedError: if another attempt has taken the batch.
+        """
         self.ledger.save_record(self.batch.id, self.attempt, record, self.clock.now())
 
 
@@ -83,13 +86,13 @@ async def pay(
     """Place the orders of all open batches.
 
     :param ledger: the ledger of the campaign.
-    :param owner: the run that pays; a batch that another run has taken lately is left to that one, and waited for.
+    :param owner: the run that pays. It waits for batches that another run has taken until their lease ends.
     :param client: Runa.
-    :param clock: the time.
-    :param isolate_rejections: split a refused batch until the rows are found that Runa refuses.
-    :param concurrency: orders under way at once.
-    :param policy: how long the steps of placing may take.
-    :param progress: told after each order: what there is so far, and how many batches are left.
+    :param clock: the current time.
+    :param isolate_rejections: whether to split a rejected batch until the rows that Runa rejects are isolated.
+    :param concurrency: number of orders in flight at once.
+    :param policy: time limits of placing.
+    :param progress: called after each order with the result so far and the number of batches in the queue.
     """
     queue = deque(ledger.batches(BatchState.OPEN))
     run = _Payer(
@@ -110,13 +113,13 @@ async def pay(
 
     while queue and run.halted is None:
         await run_concurrently(work, concurrency)
-        # What another run has taken it places, or its lease ends: it may have been killed.
+        # Another run places the batches that it has taken. If it was killed, its lease on them ends.
         queue.extend(batch for batch in ledger.batches(BatchState.OPEN) if batch.id not in run.left)
         if queue and run.halted is None:
             waiting_since = waiting_since or clock.now()
             if clock.now() > waiting_since + _PATIENCE:
                 break
-            log.info("%d order(s) are taken by another run: looking again in %.0f s.", len(queue), OTHERS_PAUSE)
+            log.info("Another run has taken %d batch(es): checking again in %.0f s.", len(queue), OTHERS_PAUSE)
             await clock.sleep(OTHERS_PAUSE)
     return run.paid
 
@@ -125,10 +128,10 @@ async def pay(
 class _Payer:
     """One attempt to pay. The parameters are those of :func:`pay`.
 
-    :param queue: batches whose orders are to be placed.
-    :param paid: how it went so far.
+    :param queue: batches whose orders are still to be placed.
+    :param paid: the result so far.
     :param left: ids of the batches that this attempt leaves open.
-    :param halted: why no further order is sent: the next one would end the same.
+    :param halted: why no further order is sent: all of them would end with this error.
     """
 
     ledger: Ledger
@@ -143,15 +146,15 @@ class _Payer:
     halted: PlacementError | None = None
 
     async def place(self, batch: Batch) -> bool:
-        """Place a batch's order; return whether it was this run's to place."""
+        """Take a batch and place its order; return whether this run could take it."""
         attempt = self.ledger.take(batch.id, self.owner, self.clock.now())
         if attempt is None:
             return False  # another run has it, or has placed it
         try:
             await self._place(batch, attempt)
         except FencedError:
-            log.warning("Batch %s was taken over by another attempt, which goes on with its order.", batch.id)
-            self.left.add(batch.id)  # or the two would take it from each other for ever
+            log.warning("Another attempt has taken batch %s and continues with its order.", batch.id)
+            self.left.add(batch.id)  # otherwise the two attempts would take it from each other for ever
         return True
 
     async def _place(self, batch: Batch, attempt: int) -> None:
@@ -178,7 +181,7 @@ class _Payer:
                 self.ledger.reject(batch.id, attempt, error.happened)
                 self.paid.rejected.append(error)
         except GenerationsExhaustedError as error:
-            self.ledger.reject(batch.id, attempt, error.happened)  # every key is spent: plan the rows anew
+            self.ledger.reject(batch.id, attempt, error.happened)  # every key is spent: plan the rows again
             self.paid.rejected.append(error)
         except PlacementError as error:
             self._leave(batch, attempt, error)

@@ -1,9 +1,9 @@
-"""Rows into the ledger: checked, grouped into batches of what one order may hold, and frozen before anything is sent.
+"""Plan a campaign: check its rows, group them into batches of one order each, and write them to the ledger.
 
-A plan is all or nothing: it is one transaction, and whatever is wrong with a row or goes over a limit undoes it. What
-is planned stays planned: a retry sends the same orders even if the input has changed meanwhile. Of a run that has
-planned before, only rows that failed or were rejected are taken up again, with what the input says of them now; rows
-that have become wrong only warn, because whatever was sent has to be seen to its end.
+A plan is one transaction, all or nothing: a wrong row or an exceeded limit undoes it. What is planned stays planned: a
+retry sends the same orders even if the input has changed. If a run plans again, it only plans failed and rejected rows
+again, with their current input. Rows that are wrong by then cause a warning, not an error: the batches that were sent
+must still be settled.
 """
 
 from __future__ import annotations
@@ -27,28 +27,32 @@ from airflow_provider_runa.campaign.rows import Payout, read_row
 
 log = logging.getLogger(__name__)
 
-#: Rows that are read, and looked up in the ledger, at a time.
+#: Number of rows that are read and looked up in the ledger at a time.
 CHUNK = 1000
 
-#: Findings that an error names; it counts the rest.
+#: Number of findings that an error lists. It only counts the others.
 NAMED = 5
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a plan may not go over. ``None``: no limit.
+    """The limits of a plan. ``None`` means no limit.
 
-    :param total: sum of all face values that are still to be paid, of earlier plans of the campaign too.
-    :param per_recipient: the face value of one row.
-    :param recipients: number of rows that are still to be paid, of earlier plans of the campaign too.
+    :param total: sum of all face values that are still to be paid, including earlier plans of the campaign.
+    :param per_recipient: face value of one row.
+    :param recipients: number of rows that are still to be paid, including earlier plans of the campaign.
     """
 
     total: Decimal | None = None
     per_recipient: Decimal | None = None
     recipients: int | None = None
 
-    def passed_by(self, count: int, total: Decimal) -> Iterator[str]:
-        """Say which limits so many rows with such a sum go over."""
+    def exceeded_by(self, count: int, total: Decimal) -> Iterator[str]:
+        """Yield a text for each limit that is exceeded.
+
+        :param count: number of rows that are still to be paid.
+        :param total: sum of their face values.
+        """
         if self.recipients is not None and count > self.recipients:
             yield f"max_recipients: {count} are to be paid, more than the {self.recipients} allowed"
         if self.total is not None and total > self.total:
@@ -57,17 +61,17 @@ class Limits:
 
 @dataclass
 class PlanReport:
-    """What a plan came to: numbers of rows.
+    """The result of a plan, in numbers of rows.
 
     :param read: rows of the input.
-    :param planned: recipients who were not in the ledger.
+    :param planned: recipients who were not in the ledger before.
     :param planned_again: recipients whose earlier order failed or was rejected.
     :param already_paid: left out, because they are paid.
-    :param already_open: left out, because an earlier plan holds them, or an earlier attempt of this run.
-    :param left_out: left out, because this run's plan was frozen without them.
-    :param wrong: left out, because they are wrong, of a run whose plan was frozen before.
-    :param to_pay: rows that are still to be paid, of whichever plan.
-    :param total: the sum of their face values.
+    :param already_open: left out, because an earlier plan or an earlier attempt of this run has planned them.
+    :param left_out: left out, because this run's plan is frozen and does not contain them.
+    :param wrong: left out, because they are wrong and this run's plan is frozen.
+    :param to_pay: rows of all plans that are still to be paid.
+    :param total: sum of the face values of these rows.
     """
 
     read: int = 0
@@ -96,17 +100,17 @@ def plan(
     product: Callable[[str], Product],
     now: datetime,
 ) -> PlanReport:
-    """Plan rows.
+    """Check rows and write them to the ledger, in batches of one order each.
 
     :param ledger: the ledger of the campaign.
-    :param rows: the input; see :func:`~.rows.read_row`. It is read once, a chunk at a time.
-    :param run: whose plan it is: the same for every attempt of a run.
+    :param rows: the input; see :func:`~.rows.read_row`. It is read once, one chunk at a time.
+    :param run: id of the run, the same for all its attempts.
     :param currency: currency of the balance that pays, three capital letters.
-    :param defaults: fields for rows that lack them.
-    :param limits: what may not be gone over.
-    :param product: fetches a product of Runa's catalogue; raises ``RunaNotFoundError`` if there is none.
-    :param now: the time (UTC).
-    :raises InvalidCampaignError: if anything is wrong with the rows; nothing of them is planned then.
+    :param defaults: values for fields that a row does not have.
+    :param limits: the limits to check.
+    :param product: fetches a product from Runa's catalogue; raises ``RunaNotFoundError`` if there is none.
+    :param now: the current time (UTC).
+    :raises InvalidCampaignError: if a row is wrong or a limit is exceeded. Then no row is planned.
     """
     if not re.fullmatch("[A-Z]{3}", currency):
         raise InvalidCampaignError(
@@ -125,12 +129,12 @@ def plan(
 
 
 def check_planned(ledger: Ledger, *, currency: str, limits: Limits) -> None:
-    """Check that what is planned, by whichever run, is in a currency and within limits.
+    """Check the currency and the limits of everything that is planned, by any run.
 
     :param ledger: the ledger of the campaign.
     :param currency: currency of the balance that pays.
-    :param limits: what may not be gone over.
-    :raises InvalidCampaignError: if it is not.
+    :param limits: the limits to check.
+    :raises InvalidCampaignError: if an open batch has another currency or a limit is exceeded.
     """
     for finding in _reasons_not_to_pay(ledger, currency, limits):
         raise InvalidCampaignError(f"{finding}. Nothing was sent")
@@ -140,7 +144,7 @@ def _reasons_not_to_pay(ledger: Ledger, currency: str, limits: Limits) -> Iterat
     if other := sorted({batch.currency for batch in ledger.batches(BatchState.OPEN)} - {currency}):
         yield f"currency: is {currency}, but what is planned is in {', '.join(other)}"
     amounts = ledger.open_amounts(currency)
-    yield from limits.passed_by(*count_and_sum(amounts))
+    yield from limits.exceeded_by(*count_and_sum(amounts))
     limit = limits.per_recipient
     if limit is not None and amounts and max(amounts) > limit:
         yield f"max_per_recipient: {max(amounts)} is planned for one, more than the {limit} allowed"
@@ -148,13 +152,17 @@ def _reasons_not_to_pay(ledger: Ledger, currency: str, limits: Limits) -> Iterat
 
 @dataclass(kw_only=True)
 class _Planner:
-    """Makes one plan. The parameters up to ``catalogue`` are those of :func:`plan`.
+    """Makes one plan. Parameters that are not listed here are those of :func:`plan`.
 
-    :param findings: what is wrong with rows, the first :data:`NAMED` of them.
-    :param found: how many findings there are.
-    :param groups: what may go into one order -> recipient key -> row, and what the ledger knows of the key. A full
-        group is written to the ledger.
-    :param waiting: recipient key -> index of its row, for rows that this plan holds and the ledger does not show yet.
+    :param planning: the transaction of the plan.
+    :param campaign: name of the campaign.
+    :param catalogue: the products that the rows name.
+    :param report: the result so far.
+    :param findings: what is wrong with rows; the first :data:`NAMED` findings.
+    :param found: number of all findings.
+    :param groups: group of rows that may share an order -> recipient key -> the row, and what the ledger knows of the
+        key. A full group is written to the ledger as a batch.
+    :param waiting: recipient key -> index of its row, for planned rows that :meth:`Planning.known` has not shown yet.
     :param written: recipient keys that were written to the ledger since it was last read.
     """
 
@@ -181,7 +189,7 @@ class _Planner:
             self.report.wrong, self.found = self.found, 0
             self.findings.clear()
         self.report.to_pay, self.report.total = self.planning.open_totals(self.currency)
-        for finding in self.limits.passed_by(self.report.to_pay, self.report.total):
+        for finding in self.limits.exceeded_by(self.report.to_pay, self.report.total):
             self._find(finding)
         if self.found:
             raise InvalidCampaignError(f"{self._listed_findings()}. Nothing was planned, and nothing was sent.")
@@ -199,7 +207,7 @@ class _Planner:
         for index, payout in payouts.items():
             self._sort(index, payout, known.get(payout.recipient_key))
         for key in self.written:
-            del self.waiting[key]  # the ledger tells from the next chunk on
+            del self.waiting[key]  # from the next chunk on, the ledger shows them
         self.written.clear()
 
     def _sort(self, index: int, payout: Payout, known: Known | None) -> None:
@@ -252,7 +260,7 @@ class _Planner:
 
 
 class _Catalogue:
-    """Which payouts may go into one order: the products of an order have one country and one currency."""
+    """Groups payouts that may share an order: all products of an order have one country and one currency."""
 
     def __init__(self, product: Callable[[str], Product], currency: str) -> None:
         self._product = product
@@ -268,7 +276,7 @@ class _Catalogue:
             return self._of(item.products.value)
         if isinstance(item.products, MultipleProduct):
             return ",".join(sorted({self._of(code) for code in item.products.values}))
-        return f"template {item.products.template_id}"  # its country cannot be asked for
+        return f"template {item.products.template_id}"  # Runa does not show its country
 
     def _of(self, code: str) -> str:
         if code not in self._groups:

@@ -1,8 +1,8 @@
-"""What differs between the ledger and Runa: who is paid according to the one and not, or otherwise, to the other.
+"""Find differences between the ledger and Runa: who was paid, and how much.
 
-Runa is read first and the ledger after it, so that an order which is placed meanwhile is no difference. Orders are
-related to batches by the reference in their description, and compared with the rows of their batch by amounts and ids
-of items. Nothing is written, neither here nor there.
+Runa is read first and the ledger after it, so an order that is placed in between is no difference. Orders are paired
+with batches by the reference in their description, and their items with the rows of the batch by id and amount. Nothing
+is written, neither to the ledger nor to Runa.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ from airflow_provider_runa.placement.ports import OrderReader
 from airflow_provider_runa.placement.search import CLOCK_SLACK, list_since
 
 #: Kinds of differences.
-UNKNOWN_TO_LEDGER = "unknown_to_ledger"  # Runa pays, and the ledger does not know it or says that nobody was paid
-UNKNOWN_TO_RUNA = "unknown_to_runa"  # the ledger knows an order, or an item of it, that Runa does not know
-PAID_TWICE = "paid_twice"  # more than one order pays what one was to pay
-NOT_PAID = "not_paid"  # the ledger knows an order that does not pay
-AMOUNT_DIFFERS = "amount_differs"  # both know it, with another amount or currency
+UNKNOWN_TO_LEDGER = "unknown_to_ledger"  # Runa paid; the ledger does not know the order, or says that it paid nobody
+UNKNOWN_TO_RUNA = "unknown_to_runa"  # the ledger has an order, or an item, that Runa does not have
+PAID_TWICE = "paid_twice"  # two orders paid the rows of one batch
+NOT_PAID = "not_paid"  # the ledger has an order that did not pay
+AMOUNT_DIFFERS = "amount_differs"  # both have it, with different amounts or currencies
 
-#: Orders that are fetched at once.
+#: Number of pairings whose orders are fetched at once.
 _AT_ONCE = 8
 
-#: When a period begins and ends whose limits are left out.
+#: Default begin and end of the period.
 _BEGIN, _END = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that ledger and Runa do not agree on.
+    """A difference between the ledger and Runa.
 
-    :param kind: which kind, see the constants above.
+    :param kind: one of the constants above.
     :param campaign: name of the campaign.
-    :param recipient_key: who is concerned, if it is one recipient. It may be an address: for the user's eyes only.
+    :param recipient_key: the user's key of the recipient; ``None`` if the difference concerns the whole order. It may
+        be an address, so do not log it.
     :param order_id: Runa's id of the order.
     :param text: what differs, on one line, without recipients and links.
     """
@@ -59,12 +60,12 @@ class Difference:
 
 @dataclass
 class Reconciliation:
-    """What a comparison has come to.
+    """The result of a comparison.
 
     :param differences: what differs.
-    :param orders: orders that were looked at.
-    :param hidden: orders that are not in the ledger and still PROCESSING: they do not tell what they are.
-    :param open_rows: rows of the ledger that are not settled yet, by state: no differences.
+    :param orders: number of orders that were fetched.
+    :param hidden: number of hidden orders that are not in the ledger. It is not known what they pay.
+    :param open_rows: number of rows that are not settled yet, by state. They are no differences.
     """
 
     differences: list[Difference] = field(default_factory=list)
@@ -95,13 +96,13 @@ async def reconcile(
 ) -> Reconciliation:
     """Compare a ledger with Runa.
 
-    :param engine: the ledger's database; the tables must be there.
+    :param engine: the ledger's database. The tables must exist.
     :param environment: base URL of Runa's API.
     :param client: Runa.
-    :param campaign: which campaign; all that the ledger knows if it is left out, and orders of those it does not know.
-    :param since: only orders that were placed at or after this moment; since the first plan if it is left out.
-    :param until: only orders that were placed before this moment.
-    :raises InvalidCampaignError: if the ledger knows no such campaign, or none at all.
+    :param campaign: only this campaign. Default: all campaigns, including those that the ledger does not have.
+    :param since: only orders that were placed at or after this time. Default: since the first plan.
+    :param until: only orders that were placed before this time. Default: no limit.
+    :raises InvalidCampaignError: if the ledger does not have the campaign, or has no campaign at all.
     :raises RunaError: if Runa cannot be read.
     """
     known = campaigns(engine, environment)
@@ -111,14 +112,19 @@ async def reconcile(
     names = known if campaign is None else [campaign]
     ledgers = [Ledger(engine, environment, name) for name in names]
     planned = [batch.planned_at for ledger in ledgers for batch in ledger.batches()]
-    # Runa's clock may be behind the one that planned.
+    # Runa's clock may be behind the clock of the worker that planned.
     begin = since.astimezone(UTC) if since else min(planned, default=_BEGIN) - CLOCK_SLACK
     return await _Comparer(ledgers, client, campaign, begin, (until or _END).astimezone(UTC)).compare()
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """What is kept of a row of the order list."""
+class _ListedOrder:
+    """The part of a row of the order list that is kept.
+
+    :param id: Runa's id of the order.
+    :param short_name: short name of the identity in the order's reference.
+    :param title: the order's description without its reference.
+    """
 
     id: str
     short_name: str
@@ -126,8 +132,13 @@ class _Listed:
 
 
 @dataclass(frozen=True)
-class _Case:
-    """Orders to look at: those of a batch, or one that belongs to none."""
+class _Pairing:
+    """Orders to fetch, and the batch that they belong to.
+
+    :param order_ids: Runa's ids of the orders; the order that the ledger names comes first.
+    :param ledger: the ledger of the batch; ``None`` if the ledger has no batch for the order.
+    :param batch: the batch; ``None`` likewise.
+    """
 
     order_ids: list[str]
     ledger: Ledger | None = None
@@ -135,6 +146,8 @@ class _Case:
 
 
 class _Comparer:
+    """One comparison. The parameters are those of :func:`reconcile`, ``ledgers`` those of the campaigns to compare."""
+
     def __init__(
         self, ledgers: list[Ledger], client: OrderReader, campaign: str | None, since: datetime, until: datetime
     ) -> None:
@@ -146,16 +159,16 @@ class _Comparer:
         self.result = Reconciliation()
 
     async def compare(self) -> Reconciliation:
-        paying, hidden = await self._read_list()
-        cases = self._cases(paying, hidden)
-        for first in range(0, len(cases), _AT_ONCE):
-            for found in await asyncio.gather(*map(self._look_at, cases[first : first + _AT_ONCE])):
+        listed, hidden = await self._read_list()
+        pairings = self._pair(listed, hidden)
+        for first in range(0, len(pairings), _AT_ONCE):
+            for found in await asyncio.gather(*map(self._compare_pairing, pairings[first : first + _AT_ONCE])):
                 self.result.differences += found
         return self.result
 
-    async def _read_list(self) -> tuple[list[_Listed], set[str]]:
-        """Return the orders of the period that are marked and pay, and the ids of those that are PROCESSING."""
-        paying, hidden = [], set()
+    async def _read_list(self) -> tuple[list[_ListedOrder], set[str]]:
+        """Return the COMPLETED orders of the period that have a reference, and the ids of all hidden orders."""
+        listed, hidden = [], set()
         async for row in list_since(self.since, self.client):
             if not OrderStatus.is_final(row.status):
                 hidden.add(row.id)
@@ -164,96 +177,132 @@ class _Comparer:
             outside = row.created_at is not None and not self.since <= row.created_at < self.until
             if short_name is not None and row.status == OrderStatus.COMPLETED and not outside:
                 title = (row.description or "").rpartition("[af-")[0].strip()
-                paying.append(_Listed(row.id, short_name, title))
-        return paying, hidden
+                listed.append(_ListedOrder(row.id, short_name, title))
+        return listed, hidden
 
-    def _cases(self, paying: list[_Listed], hidden: set[str]) -> list[_Case]:
-        """Relate orders to batches: the listed ones, and those that the ledger says were placed in the period."""
-        by_name: dict[str, _Case] = {}
+    # -- pairing orders with batches ----------------------------------------------------------------------------------
+
+    def _pair(self, listed: list[_ListedOrder], hidden: set[str]) -> list[_Pairing]:
+        """Pair orders with batches: the listed orders, and those that the ledger placed in the period."""
+        pairings: dict[str, _Pairing] = {}
         wanted: set[str] = set()
         open_rows: Counter[str] = Counter()
         for ledger in self.ledgers:
-            sent = ledger.sent_between(self.since, self.until)
-            for batch in ledger.batches():
-                placed = batch.state in (BatchState.PLACED, BatchState.COMPLETED) and batch.order_id is not None
-                short_name = ledger.identity(batch.id).short_name
-                by_name[short_name] = _Case([batch.order_id] if placed and batch.order_id else [], ledger, batch)
-                hidden.discard(batch.order_id or "")
-                if placed and batch.id in sent:
-                    wanted.add(short_name)
-            open_rows.update(
-                {
-                    state: count
-                    for state, (count, _) in ledger.totals().items()
-                    if state in (RowState.PLANNED, RowState.SENT)
-                }
-            )
-        strangers = []
-        for listed in paying:
-            if listed.short_name in by_name:
-                order_ids = by_name[listed.short_name].order_ids
-                if listed.id not in order_ids:
-                    order_ids.append(listed.id)
-                wanted.add(listed.short_name)
-            elif self.campaign in (None, listed.title):  # the description of a campaign's orders is its name
-                strangers.append(_Case([listed.id]))
-        self.result.hidden, self.result.open_rows = len(hidden), dict(sorted(open_rows.items()))
-        return [case for short_name, case in by_name.items() if short_name in wanted] + strangers
+            wanted |= self._add_batches(ledger, pairings)
+            open_rows.update(_count_open_rows(ledger))
+        in_ledger = {pairing.batch.order_id for pairing in pairings.values() if pairing.batch is not None}
+        self.result.hidden, self.result.open_rows = len(hidden - in_ledger), dict(sorted(open_rows.items()))
+        wanted |= _add_listed(listed, pairings)
+        paired = [pairing for short_name, pairing in pairings.items() if short_name in wanted]
+        return paired + self._without_batch(listed, pairings)
 
-    async def _look_at(self, case: _Case) -> list[Difference]:
+    def _add_batches(self, ledger: Ledger, pairings: dict[str, _Pairing]) -> set[str]:
+        """Add a pairing for each batch of a ledger.
+
+        :returns: short names of the batches whose order was placed in the period.
+        """
+        placed_in_period = set()
+        sent = ledger.sent_between(self.since, self.until)
+        for batch in ledger.batches():
+            order_id = batch.order_id if _is_placed(batch) else None
+            short_name = ledger.identity(batch.id).short_name
+            pairings[short_name] = _Pairing([order_id] if order_id else [], ledger, batch)
+            if order_id is not None and batch.id in sent:
+                placed_in_period.add(short_name)
+        return placed_in_period
+
+    def _without_batch(self, listed: list[_ListedOrder], pairings: Mapping[str, _Pairing]) -> list[_Pairing]:
+        """Return the listed orders that belong to no batch. Their description may be the campaign's name."""
+        return [
+            _Pairing([order.id])
+            for order in listed
+            if order.short_name not in pairings and self.campaign in (None, order.title)
+        ]
+
+    # -- comparing ----------------------------------------------------------------------------------------------------
+
+    async def _compare_pairing(self, pairing: _Pairing) -> list[Difference]:
+        """Fetch the orders of a pairing, and compare them with their batch."""
         orders: dict[str, Order | None] = {}
-        for order_id in case.order_ids:
+        for order_id in pairing.order_ids:
             try:
                 orders[order_id] = await self.client.get_order(order_id)
             except RunaNotFoundError:
                 orders[order_id] = None
             else:
                 self.result.orders += 1
-        if case.ledger is None or case.batch is None:
-            return [difference for order in orders.values() if order for difference in self._stranger(order)]
+        if pairing.ledger is None or pairing.batch is None:
+            return [difference for order in orders.values() if order for difference in self._unknown_order(order)]
         try:
-            return list(_compare(case.ledger, case.batch, orders))
+            return list(_compare_batch(pairing.ledger, pairing.batch, orders))
         except FencedError:  # a run has settled the batch since it was read
-            (batch,) = (batch for batch in case.ledger.batches() if batch.id == case.batch.id)
-            return list(_compare(case.ledger, batch, orders))
+            (batch,) = (batch for batch in pairing.ledger.batches() if batch.id == pairing.batch.id)
+            return list(_compare_batch(pairing.ledger, batch, orders))
 
-    def _stranger(self, order: Order) -> Iterator[Difference]:
-        """Tell of an order that belongs to no batch, if it is one of a campaign's: not every marked order is."""
+    def _unknown_order(self, order: Order) -> Iterator[Difference]:
+        """Yield a difference if an order without a batch belongs to a campaign. Other orders do not."""
         campaign = (order.metadata or {}).get(f"{METADATA_PREFIX}campaign")
         if campaign is not None and self.campaign in (None, campaign):
             text = f"Runa paid {_sum(order)}, and the ledger has no such order"
             yield Difference(UNKNOWN_TO_LEDGER, campaign, None, order.id, text)
 
 
-def _compare(ledger: Ledger, batch: Batch, orders: Mapping[str, Order | None]) -> Iterator[Difference]:
-    """Compare a batch with the orders that are known to belong to it.
+def _is_placed(batch: Batch) -> bool:
+    """Return whether the ledger says that a batch's order pays or will pay."""
+    return batch.state in (BatchState.PLACED, BatchState.COMPLETED)
 
-    :param orders: id -> order, ``None`` if Runa does not know it; the ledger's own first, if the ledger has one.
+
+def _count_open_rows(ledger: Ledger) -> dict[str, int]:
+    """Return the number of rows that are not settled, by state."""
+    open_states = (RowState.PLANNED, RowState.SENT)
+    return {state: count for state, (count, _) in ledger.totals().items() if state in open_states}
+
+
+def _add_listed(listed: list[_ListedOrder], pairings: Mapping[str, _Pairing]) -> set[str]:
+    """Add each listed order to the pairing of its batch, if it has one.
+
+    :returns: short names of these batches.
+    """
+    found = set()
+    for order in listed:
+        if pairing := pairings.get(order.short_name):
+            found.add(order.short_name)
+            if order.id not in pairing.order_ids:
+                pairing.order_ids.append(order.id)
+    return found
+
+
+def _compare_batch(ledger: Ledger, batch: Batch, orders: Mapping[str, Order | None]) -> Iterator[Difference]:
+    """Compare a batch with the orders that have its reference.
+
+    :param ledger: the ledger of the batch.
+    :param batch: the batch.
+    :param orders: id -> order, or ``None`` if Runa does not have it. The order that the ledger names comes first.
     """
 
     def differs(kind: str, text: str, *, order_id: str | None, key: str | None = None) -> Difference:
         return Difference(kind, ledger.campaign, key, order_id, text)
 
     identity = ledger.identity(batch.id)
-    pays: str | None = None
+    paying_id: str | None = None
     for order_id, order in orders.items():
-        ours = order_id == batch.order_id and batch.state in (BatchState.PLACED, BatchState.COMPLETED)
+        in_ledger = order_id == batch.order_id and _is_placed(batch)
         if order is None:
-            if ours:
+            if in_ledger:
                 text = f"the ledger says {batch.state}, and Runa has no such order: not the account that paid?"
                 yield differs(UNKNOWN_TO_RUNA, text, order_id=order_id)
         elif order.status != OrderStatus.COMPLETED:
             if order.status == OrderStatus.FAILED or batch.state == BatchState.COMPLETED:
                 text = f"the ledger says {batch.state}, and Runa says {order.status}"
                 yield differs(NOT_PAID, text, order_id=order_id)
-        elif not ours and not identity.owns(order.metadata):
-            continue  # its reference is like ours by chance
-        elif pays is not None:
-            text = f"Runa paid {_sum(order)}, and {pays} pays the same recipients"
+        elif not in_ledger and not identity.owns(order.metadata):
+            continue  # another identity that has the same short name by chance
+        elif paying_id is not None:
+            text = f"Runa paid {_sum(order)}, and {paying_id} pays the same recipients"
             yield differs(PAID_TWICE, text, order_id=order_id)
         else:
-            pays = order_id
-            if ours:
+            paying_id = order_id
+            if in_ledger:
                 for kind, key, text in _compare_items(ledger, batch, order):
                     yield differs(kind, text, order_id=order_id, key=key)
             else:
@@ -262,14 +311,17 @@ def _compare(ledger: Ledger, batch: Batch, orders: Mapping[str, Order | None]) -
 
 
 def _compare_items(ledger: Ledger, batch: Batch, order: Order) -> Iterator[tuple[str, str | None, str]]:
-    """Compare the rows of a batch with the items of its order; yield kind, recipient key and text."""
+    """Compare the rows of a batch with the items of its order.
+
+    :returns: for each difference its kind, the recipient key and the text.
+    """
     currency = (order.payment_method and order.payment_method.currency) or order.currency
     if currency is not None and currency != batch.currency:
         yield AMOUNT_DIFFERS, None, f"the ledger says {batch.currency}, and Runa paid from {currency}"
 
     items = {item.id: item for item in order.items or ()}
     rows = ledger.rows_of(batch)
-    matched = _match(ledger, batch, rows, order)
+    matched = _match_items(ledger, batch, rows, order)
     for row in rows:
         item = matched.get(row.position)
         if item is None and row.item_id is not None:
@@ -285,33 +337,51 @@ def _compare_items(ledger: Ledger, batch: Batch, order: Order) -> Iterator[tuple
         yield UNKNOWN_TO_LEDGER, None, f"the ledger has no row for item {item.id} of {item.face_value}"
 
 
-def _match(ledger: Ledger, batch: Batch, rows: Sequence[Row], order: Order) -> dict[int, OrderItem]:
-    """Return position of a row -> the item that pays it: by what was sent, and once that is erased by the item's id.
+def _match_items(ledger: Ledger, batch: Batch, rows: Sequence[Row], order: Order) -> dict[int, OrderItem]:
+    """Return which item pays which row: position of the row -> item.
 
-    Rows of which neither tells (Runa may show a recipient otherwise than it was sent) get an item of the same amount,
-    or else any that is left.
+    A row is matched by what was sent for it, or, when that is erased, by the item's id. Some rows match neither way,
+    e.g. if Runa shows a recipient in another form than it was sent. They get an item of the same amount, or else any
+    item that is left.
     """
     if batch.state == BatchState.PLACED:
         matched = counterparts(ledger.order(batch), order)
     else:
-        items = {item.id: item for item in order.items or ()}
-        matched = {row.position: items[row.item_id] for row in rows if row.item_id in items}
-    taken = {item.id for item in matched.values()}
-    left = [item for item in order.items or () if item.id not in taken]
-    loose = [row for row in rows if row.position not in matched and row.item_id is None]
-    for exactly in (True, False):
-        by_amount: dict[Decimal | None, deque[OrderItem]] = defaultdict(deque)
-        for item in left:
-            by_amount[item.face_value if exactly else None].append(item)
-        for row in loose:
-            if fits := by_amount[row.amount if exactly else None]:
-                matched[row.position] = fits.popleft()
-        left = [item for items_left in by_amount.values() for item in items_left]
-        loose = [row for row in loose if row.position not in matched]
+        matched = _match_by_id(rows, order)
+    used = {item.id for item in matched.values()}
+    left = [item for item in order.items or () if item.id not in used]
+    left = _match_by_amount(matched, _unmatched(rows, matched), left)
+    _match_in_sequence(matched, _unmatched(rows, matched), left)
     return matched
 
 
+def _unmatched(rows: Sequence[Row], matched: Mapping[int, OrderItem]) -> list[Row]:
+    """Return the rows that have no item. A row whose item is known by its id gets no other item."""
+    return [row for row in rows if row.position not in matched and row.item_id is None]
+
+
+def _match_by_id(rows: Sequence[Row], order: Order) -> dict[int, OrderItem]:
+    items = {item.id: item for item in order.items or ()}
+    return {row.position: items[row.item_id] for row in rows if row.item_id in items}
+
+
+def _match_by_amount(matched: dict[int, OrderItem], rows: Sequence[Row], items: Sequence[OrderItem]) -> list[OrderItem]:
+    """Match each row with an item of the same amount, and return the items that are left."""
+    by_amount: dict[Decimal, deque[OrderItem]] = defaultdict(deque)
+    for item in items:
+        by_amount[item.face_value].append(item)
+    for row in rows:
+        if same_amount := by_amount[row.amount]:
+            matched[row.position] = same_amount.popleft()
+    return [item for same_amount in by_amount.values() for item in same_amount]
+
+
+def _match_in_sequence(matched: dict[int, OrderItem], rows: Sequence[Row], items: Sequence[OrderItem]) -> None:
+    """Match rows with items one after the other, until one side runs out."""
+    matched.update({row.position: item for row, item in zip(rows, items, strict=False)})
+
+
 def _sum(order: Order) -> str:
-    """Say what an order pays."""
+    """Return number and sum of an order's items, as text."""
     items = order.items or ()
     return f"{len(items)} payout(s), {sum((item.face_value for item in items), Decimal(0))} {order.currency}"

@@ -1,4 +1,4 @@
-"""What one row of a campaign says: who gets how much of what, checked before anything is written down or sent."""
+"""Read and check one row of a campaign, before anything is written or sent: who gets how much of which product."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrderItem
 from airflow_provider_runa.placement.missing import is_missing
 
-#: Fields that a row may have. The first three are the API's own; the others are short for them.
+#: Fields that a row may have: the key, three fields as in Runa's API, and short forms of the last two.
 FIELDS = frozenset(
     {
         "recipient_key",
@@ -30,16 +30,16 @@ FIELDS = frozenset(
     }
 )
 
-#: The longest recipient key, in characters: what every database takes as part of a primary key.
+#: The longest recipient key, in characters. Every database accepts it as part of a primary key.
 MAX_RECIPIENT_KEY = 200
 
 
 @dataclass(frozen=True)
 class Payout:
-    """One row, checked.
+    """One checked row.
 
-    :param recipient_key: who is paid, in the user's words; unique in the campaign.
-    :param item: what is sent for it.
+    :param recipient_key: the user's key of the recipient, unique in the campaign.
+    :param item: the order item that is sent for the row.
     """
 
     recipient_key: str
@@ -47,13 +47,13 @@ class Payout:
 
 
 def read_row(row: Any, defaults: Mapping[str, Any]) -> Payout:
-    """Read a row.
+    """Read and check a row.
 
-    :param row: a mapping with ``recipient_key`` and ``face_value``, and what it is paid by: ``distribution_method`` and
-        ``products`` as Runa's API has them, or short ``email_address`` (EMAIL; with ``recipient_reference`` RECIPIENT),
-        ``product`` (SINGLE) and ``template_id`` (TEMPLATE).
-    :param defaults: fields for rows that lack them.
-    :raises InvalidOrderError: if anything is wrong; one line without the row's values.
+    :param row: a mapping with ``recipient_key`` and ``face_value``, and ``distribution_method`` and ``products`` as in
+        Runa's API. Short forms are ``email_address`` (EMAIL; with ``recipient_reference`` RECIPIENT), ``product``
+        (SINGLE) and ``template_id`` (TEMPLATE).
+    :param defaults: values for fields that the row does not have.
+    :raises InvalidOrderError: if the row is wrong; one line without the row's values.
     """
     if not isinstance(row, Mapping):
         raise InvalidOrderError(f"must be a mapping of fields, not {type(row).__name__}")
@@ -68,7 +68,7 @@ def read_row(row: Any, defaults: Mapping[str, Any]) -> Payout:
     if len(key) > MAX_RECIPIENT_KEY:
         raise InvalidOrderError(f"recipient_key: must have at most {MAX_RECIPIENT_KEY} characters")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in key):
-        raise InvalidOrderError("recipient_key: must not have control characters")  # not every database takes them
+        raise InvalidOrderError("recipient_key: must not have control characters")  # not every database accepts them
     item = {
         "face_value": fields.get("face_value", defaults.get("face_value")),
         "distribution_method": _distribution(fields) or defaults.get("distribution_method"),
@@ -78,17 +78,20 @@ def read_row(row: Any, defaults: Mapping[str, Any]) -> Payout:
 
 
 def _name(field: str) -> str:
-    """Return the name of a field; without a header, a file's first recipient would be taken for names."""
+    """Return a field's name, masked if it may be data: in a file without a header, the first row becomes the names."""
     return field if field.isidentifier() else "***"
 
 
 def _text(key: Any) -> str:
-    """Return a key as text. A number that a data frame or a database made of 42 is 42 again: the same recipient."""
+    """Return a key as text.
+
+    A whole number becomes the same text in any type: data frames and databases turn 42 into 42.0, the same recipient.
+    """
     if isinstance(key, float | Decimal) and math.isfinite(key):
-        if key != int(key) or (isinstance(key, float) and abs(key) >= 2**53):  # beyond, floats of two ids are the same
+        if key != int(key) or (isinstance(key, float) and abs(key) >= 2**53):  # from there, two ids share a float
             raise InvalidOrderError("recipient_key: must be text or a whole number")
         key = int(key)
-    # Of anything else the text may differ from run to run, such as psycopg2's memoryview of a bytea: paid every time.
+    # The text of other types may change from run to run, e.g. of psycopg2's memoryview of a bytea: paid in every run.
     if isinstance(key, bool) or not isinstance(key, str | Integral | Decimal | float | UUID | date):
         raise InvalidOrderError(f"recipient_key: must be text or a whole number, not {type(key).__name__}")
     return str(key)

@@ -1,4 +1,4 @@
-"""Settling: writes into the ledger how the orders of a campaign ended, as each order itself says."""
+"""Settle batches: write to the ledger how the orders of a campaign ended."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ async def settle(
     clock: Clock,
     keep_links: bool = False,
 ) -> list[str]:
-    """Look once at the orders that are placed, and note those that are COMPLETED or FAILED.
+    """Read the status of all placed orders once, and settle the batches whose order is final.
 
     :param ledger: the ledger of the campaign.
     :param client: Runa.
-    :param statuses: reads the status of many orders: id -> status.
-    :param clock: the time.
-    :param keep_links: store payout links in the ledger.
-    :returns: ids of the orders that are still PROCESSING, or could not be read.
+    :param statuses: reads the status of many orders; returns id -> status.
+    :param clock: the current time.
+    :param keep_links: whether to store payout links in the ledger.
+    :returns: ids of the orders that are still PROCESSING or could not be read.
     :raises RunaError: if Runa cannot be read.
     """
     placed = {batch.order_id: batch for batch in ledger.batches(BatchState.PLACED) if batch.order_id is not None}
@@ -50,7 +50,7 @@ async def settle(
                 if OrderStatus.is_final(status):
                     await _settle(ledger, batch, client, clock, keep_links=keep_links)
             except FencedError:
-                continue  # another run has noted it already
+                continue  # another run has settled the batch
             except RunaError as error:
                 log.warning("Order %s is %s and could not be read in full: %s", order_id, status, error)
                 unread.append(order_id)
@@ -60,7 +60,7 @@ async def settle(
 
 
 async def _settle(ledger: Ledger, batch: Batch, client: OrderClient, clock: Clock, *, keep_links: bool) -> None:
-    """Note what became of an order, as the order itself says: the list, which was read, may be ahead or wrong."""
+    """Fetch a batch's order and settle the batch. The order itself decides, because the order list may be wrong."""
     if batch.order_id is None:
         raise RunaError(f"batch {batch.id} has no order")
     placed = await client.get_order(batch.order_id)

@@ -1,14 +1,15 @@
-"""Placing an order exactly once, whatever crashes, faults, retries, clears or passing weeks come in between.
+"""Place an order exactly once, in spite of crashes, faults, retries, clears and passing weeks.
 
 Read in this order:
 
-- ``identity``: what makes two attempts the same order, and what is derived from that (key, reference, metadata).
+- ``identity``: what makes two attempts the same order, and what is derived from it (key, reference, metadata).
 - ``payment``: what moves money in an order, and how two payments are compared.
 - ``record``: what a task remembers between its attempts.
-- ``ports``: the client, record store and clock that the algorithm is handed, and how it runs without an event loop.
+- ``ports``: the client, record store and clock that the caller passes in, and how to run without an event loop.
 - ``place``: the algorithm.
-- ``reconcile``: looking for an order in Runa's order list, the one thing that outlives Runa's memory of keys.
-- ``errors``: how an attempt can end without an order, in words for a person.
+- ``search``: finds an order in Runa's order list, which shows orders after Runa has forgotten their keys.
+- ``missing``: what a missing value looks like as text.
+- ``errors``: how an attempt can end without an order.
 
-Nothing in here knows Airflow or HTTP.
+This package imports neither Airflow nor an HTTP client.
 """

@@ -1,4 +1,4 @@
-"""How an attempt can end without an order. Each error is written for a person at three in the morning.
+"""How an attempt can end without an order.
 
 An error has three lines: what happened to the money, what happens next, what to do. None of them names a recipient, a
 link or a key. ``retryable`` says whether another attempt may end differently.
@@ -12,7 +12,7 @@ from airflow_provider_runa.api.errors import RunaError
 
 
 class PlacementError(RunaError):
-    """An attempt ended without an order that it may call its own.
+    """An attempt ended without a usable order.
 
     :param facts: values for the placeholders in ``money``, ``next`` and ``todo``.
     """
@@ -37,7 +37,7 @@ class PlacementError(RunaError):
 
     @property
     def cause(self) -> RunaError | None:
-        """The answer of Runa's behind it, if there is one. It decides how long to wait, see ``retry_policy``."""
+        """Runa's answer that caused the error, if there is one. ``retry_policy`` derives the retry delay from it."""
         answer = self.facts.get("answer")
         return answer if isinstance(answer, RunaError) else None
 

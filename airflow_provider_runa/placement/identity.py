@@ -1,9 +1,9 @@
-"""What makes two attempts "the same order", and everything that is derived from it alone.
+"""What makes two attempts "the same order", and everything that is derived from it.
 
-An identity is either a business key of the user's (``order_key``) or the place of a task in Airflow. From it come
-the idempotency key of each generation, the reference that marks the order's description, and the metadata that
-tells a person where an order came from. None of them depends on the clock, on the number of the try or on
-anything else that changes between two attempts, so all of them can be derived again after everything is lost.
+An identity is the user's business key (``order_key``), a task's place in Airflow or a batch of a campaign's ledger. It
+yields the idempotency key of each generation, the reference that marks the order's description, and the metadata that
+shows where an order came from. None of them depends on the clock, the try number or anything else that changes between
+two attempts. So all of them can be derived again after everything else is lost.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrder
 from airflow_provider_runa.placement.missing import is_missing
 
-# A fixed namespace of this provider's: changing it would give every order that is under way a new key.
+# The fixed namespace of this provider. A new one would give every order under way a new key.
 KEY_NAMESPACE = uuid.UUID("5b2e1f0a-6c53-4d0e-9a3f-0f6f1f3c7d11")
 
-#: The highest generation there can be: the room that a description keeps for its reference ends here.
+#: The highest generation: a description has room for a reference with two digits.
 LAST_GENERATION = 99
 
-#: Characters of a description that stay for the user (Runa allows 128, the reference takes the rest).
+#: Characters of a description that the user may use. Runa allows 128; the reference takes the rest.
 MAX_USER_DESCRIPTION = 109
 
-#: Prefix of the metadata keys that this provider writes; not available to the user.
+#: Prefix of the metadata keys that this provider writes. The user may not use it.
 METADATA_PREFIX = "airflow_"
 
-#: Key of the pair of metadata that a marked copy of an order has more.
+#: Metadata key that only a marked copy of an order has.
 MARK = f"{METADATA_PREFIX}copy"
 
-# What metadata tells of the parts of an identity. Nothing of an ``order_key``.
+# Names of the identity's parts in the metadata. An ``order_key`` is never shown.
 _PROVENANCE: dict[str, tuple[str, ...]] = {
     "task": ("dag_id", "run_id", "task_id", "map_index"),
     "campaign": ("campaign", "batch"),
@@ -48,7 +48,7 @@ _MAX_METADATA_PAIRS = 20
 
 
 def normalize_environment(base_url: str) -> str:
-    """Return the one spelling of a base URL: the scheme and host in lower case, no slash at the end."""
+    """Return a base URL in its one spelling: scheme and host in lower case, no slash at the end."""
     parts = urlsplit(base_url.strip())
     return f"{parts.scheme.lower()}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
@@ -57,10 +57,10 @@ def normalize_environment(base_url: str) -> str:
 class OrderIdentity:
     """What makes two attempts the same order. Build one with :meth:`from_order_key` or :meth:`from_task`.
 
-    :param environment: base URL of the Runa environment. An order tried on the playground and then on production
-        is two orders; a rotated API key of one environment changes nothing.
+    :param environment: base URL of the Runa environment. The same order on the playground and in production is two
+        orders. A rotated API key of one environment changes nothing.
     :param scope: ``"order_key"``, ``"task"`` or ``"campaign"``.
-    :param parts: the parts that identify the order within environment and scope.
+    :param parts: what identifies the order within its environment and scope.
     """
 
     environment: str
@@ -72,8 +72,8 @@ class OrderIdentity:
         """Identify the order by a business key such as ``spring-winback/customer-42``.
 
         :param environment: base URL of the Runa environment.
-        :param order_key: the key: the same for every attempt to pay this, in whichever run or DAG.
-        :raises InvalidOrderError: if the key is not text, or is what a template leaves behind for a missing value.
+        :param order_key: the key. It is the same for every attempt to pay this order, in any run of any DAG.
+        :raises InvalidOrderError: if the key is not text, or looks like a missing value.
         """
         if not isinstance(order_key, str):
             raise InvalidOrderError(
@@ -89,39 +89,39 @@ class OrderIdentity:
 
     @classmethod
     def from_task(cls, environment: str, *, dag_id: str, run_id: str, task_id: str, map_index: int) -> OrderIdentity:
-        """Identify the order by the task that places it: the same task of the same run is the same order.
+        """Identify the order by its task: the same task of the same DAG run places the same order.
 
         :param environment: base URL of the Runa environment.
         :param dag_id: id of the DAG.
         :param run_id: id of the DAG run.
         :param task_id: id of the task.
-        :param map_index: index of the mapped task, -1 if it is not mapped.
+        :param map_index: index of the mapped task; -1 if it is not mapped.
         """
         return cls(normalize_environment(environment), "task", (dag_id, run_id, task_id, str(map_index)))
 
     @classmethod
     def from_campaign(cls, environment: str, *, campaign: str, batch: str) -> OrderIdentity:
-        """Identify the order by its place in a campaign's ledger.
+        """Identify the order by its batch in a campaign's ledger.
 
         :param environment: base URL of the Runa environment.
         :param campaign: name of the campaign.
-        :param batch: what the ledger calls the order; never used again for another one.
+        :param batch: the ledger's id of the batch. It is never used for another batch.
         """
         return cls(normalize_environment(environment), "campaign", (campaign, batch))
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the identity in hexadecimal: safe to show, since it does not tell the key."""
+        """SHA-256 of the identity, in hexadecimal. It is safe to show, because it hides the order key."""
         canonical = json.dumps([self.environment, self.scope, *self.parts], ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
     def survives_runs(self) -> bool:
-        """Whether another DAG run can have placed the same order."""
+        """Whether another DAG run may have placed the same order."""
         return self.scope == "order_key"
 
     def idempotency_key(self, generation: int) -> str:
-        """Return the idempotency key of a generation: a UUIDv5, the same on every attempt and every machine."""
+        """Return the idempotency key of a generation: a UUIDv5, the same in every attempt on every machine."""
         return str(uuid.uuid5(KEY_NAMESPACE, f"{self.digest}/{generation}"))
 
     @cached_property
@@ -132,24 +132,27 @@ class OrderIdentity:
     def reference(self, generation: int) -> str:
         """Return the marker in an order's description, e.g. ``[af-7f3k9q2mab.0]``.
 
-        The order list shows descriptions and nothing else one could search for. The identity comes first, so that
-        a search for ``af-7f3k9q2mab`` finds every generation.
+        Descriptions are the only part of the order list that can be searched. The identity comes first, so that a
+        search for ``af-7f3k9q2mab`` finds every generation.
         """
         return f"[af-{self.short_name}.{generation}]"
 
     def generation_in(self, description: str | None) -> int | None:
-        """Return the generation of this identity that a description is marked with; ``None`` if it is not ours."""
+        """Return the generation in a description's reference, or ``None`` if it has no reference of this identity."""
         found = re.search(rf"\[af-{self.short_name}\.(\d{{1,2}})\]\s*$", description or "")
         return int(found.group(1)) if found else None
 
     def owns(self, metadata: dict[str, str] | None) -> bool:
-        """Whether an order's metadata may be this identity's: a reference is short, the digest here is not."""
+        """Return whether an order with this metadata may belong to this identity.
+
+        A reference is short, so two identities may share one. The digest in the metadata tells them apart.
+        """
         return not metadata or metadata.get(f"{METADATA_PREFIX}identity", self.digest) == self.digest
 
     def provenance(self) -> dict[str, str]:
-        """Return the metadata that tells where an order came from.
+        """Return the metadata that shows where an order came from.
 
-        For an ``order_key`` this is only the hash, because another run must build the very same body.
+        For an ``order_key`` this is only the hash, because another run must build the same body.
         """
         pairs = {f"{METADATA_PREFIX}identity": self.digest}
         return pairs | {
@@ -160,12 +163,12 @@ class OrderIdentity:
     def seal(self, order: NewOrder, generation: int, *, marked: bool = False) -> NewOrder:
         """Return the order as it is sent: the reference in its description, the provenance in its metadata.
 
-        The result depends on the parameters only, so that every attempt builds the same bytes.
+        The result depends only on the identity and the parameters, so every attempt builds the same bytes.
 
-        :param order: the user's order; its description and metadata are the user's own.
+        :param order: the order with the user's description and metadata.
         :param generation: the generation to send, 0 to 99.
-        :param marked: add the mark that makes it another body under the same key.
-        :raises InvalidOrderError: if description or metadata leave no room for what is added.
+        :param marked: build a marked copy: another body under the same key.
+        :raises InvalidOrderError: if the description or metadata leave no room for what is added.
         """
         description, metadata = order.description or "", order.metadata or {}
         provenance = self.provenance()
@@ -191,11 +194,11 @@ class OrderIdentity:
 
 
 def short_name_in(description: str | None) -> str | None:
-    """Return the short name of the identity that a description is marked with; ``None`` if it has no reference."""
+    """Return the short name in a description's reference, or ``None`` if it has no reference."""
     found = re.search(r"\[af-([a-z2-7]{10})\.\d{1,2}\]\s*$", description or "")
     return found.group(1) if found else None
 
 
 def unmarked(metadata: dict[str, str] | None) -> dict[str, str] | None:
-    """Return the metadata of an order without the mark of a marked copy."""
+    """Return an order's metadata without the mark of a marked copy."""
     return metadata and {key: value for key, value in metadata.items() if key != MARK}

@@ -1,7 +1,7 @@
-"""What a missing value looks like once it is text: in order keys, campaign names and recipient keys alike.
+"""What a missing value looks like as text, in order keys, campaign names and recipient keys.
 
-A template renders a missing value as ``None``, pandas writes ``nan``, a spreadsheet ``#N/A``. As a key, such a text
-would be shared by every row that lacks a value, and only the first of them would ever be paid.
+A template renders a missing value as ``None``, pandas writes ``nan``, a spreadsheet ``#N/A``. If such a text counted as
+a key, all rows without a value would share it, and only the first of them would be paid.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ _MISSING = frozenset({"", "none", "null", "nan", "nat", "<na>", "n/a", "#n/a", "
 def is_missing(text: str) -> bool:
     """Return whether a text stands for a missing value.
 
-    :param text: the text. Case and white space around it do not matter.
+    :param text: the text. Case and surrounding white space are ignored.
     """
     return text.strip().lower() in _MISSING

@@ -1,8 +1,8 @@
 """What moves money in an order, and how two payments are compared.
 
-A description that contains a clock, or rows that a query returned in another order, change an order's body but not
-its payment. The payment is: the environment, the currency, and the items (face value, recipient, distribution,
-products) in any order.
+A payment is the environment, the currency and the items (face value, recipient, distribution, products) in any order.
+A description that contains the time changes an order's body but not its payment. So do rows that a query returns in
+another order.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from airflow_provider_runa.api.models import NewOrder, Order, OrderItem
 
 @dataclass(frozen=True)
 class _Item:
-    """What moves money in one item, spelled the same for a request and for an answer.
+    """What moves money in one item, in the same form for a request and an answer.
 
-    ``None`` in an answer is "not told" (an answer may leave out templates and name its products UNKNOWN).
+    ``None`` in an answer means "not shown": an answer may leave out templates and name its products UNKNOWN.
     """
 
     face_value: str
@@ -34,7 +34,7 @@ class _Item:
 
     @classmethod
     def of(cls, item: Any) -> _Item:
-        """Read a request's item or an answer's."""
+        """Build it from an item of a request or an answer."""
         distribution, products = item.distribution_method, item.products
         kind = str(products.type)
         if kind == "SINGLE":
@@ -58,7 +58,7 @@ class _Item:
         )
 
     def differences(self, placed: _Item) -> list[str]:
-        """Name the fields in which a placed item pays something else; what it does not tell is no difference."""
+        """Return the names of the fields in which a placed item differs. A field that is not shown does not differ."""
         fields = []
         if self.face_value != placed.face_value:
             fields.append("face_value")
@@ -68,7 +68,7 @@ class _Item:
             fields.append("distribution_method.email_address")
         if placed.reference is not None and self.reference != placed.reference:
             fields.append("distribution_method.recipient_reference")
-        # Runa may fill in a template that was not asked for; it moves no money.
+        # Runa may add a template that was not requested. It moves no money.
         if None not in (wanted := (self.redemption_template, placed.redemption_template)) and wanted[0] != wanted[1]:
             fields.append("distribution_method.template_id")
         if placed.products is not None and self.products != placed.products:
@@ -79,7 +79,7 @@ class _Item:
 
     @property
     def known_fields(self) -> int:
-        """How much an answer tells of the item: the more, the earlier it must find its counterpart."""
+        """Number of fields that an answer shows of the item."""
         return sum(value is not None for value in vars(self).values())
 
 
@@ -89,10 +89,10 @@ def _plain(amount: Decimal) -> str:
 
 
 def fingerprint(environment: str, order: NewOrder) -> str:
-    """Return the SHA-256, in hexadecimal, of what moves money in an order.
+    """Return the SHA-256 of what moves money in an order, in hexadecimal.
 
-    :param environment: the environment of the order's identity.
-    :param order: the order, sealed or not: description and metadata do not count.
+    :param environment: environment of the order's identity.
+    :param order: the order, sealed or not. Its description and metadata do not count.
     """
     items = sorted(json.dumps(list(vars(_Item.of(item)).values())) for item in order.items)
     text = json.dumps([environment, order.payment_method.currency, items])
@@ -100,12 +100,12 @@ def fingerprint(environment: str, order: NewOrder) -> str:
 
 
 def differences(wanted: NewOrder, placed: Order) -> list[str]:
-    """Say in what a placed order pays something else than the wanted one, by field name and item index.
+    """Return how the payment of a placed order differs from the wanted one.
 
-    Neither recipients nor links are named.
+    The texts name fields and item indexes, but no recipients and no links.
 
-    :param wanted: the order this attempt would send.
-    :param placed: the order Runa has, as ``GET /order/{id}`` shows it once it is COMPLETED.
+    :param wanted: the order that this attempt would send.
+    :param placed: Runa's order, as ``GET /order/{id}`` shows it when it is COMPLETED.
     :returns: one text per difference; empty if both pay the same.
     """
     found = []
@@ -120,7 +120,7 @@ def differences(wanted: NewOrder, placed: Order) -> list[str]:
     unmatched = sorted(set(range(len(theirs))) - set(matched.values()))
     for index in sorted(set(range(len(ours))) - set(matched)):
         item = ours[index]
-        # The counterpart at the same place explains best; any other that is left over will do.
+        # Compare with the item at the same index if it is left: that explains the difference best.
         if unmatched:
             counterpart = index if index in unmatched else unmatched[0]
             unmatched.remove(counterpart)
@@ -129,12 +129,12 @@ def differences(wanted: NewOrder, placed: Order) -> list[str]:
 
 
 def counterparts(wanted: NewOrder, placed: Order) -> dict[int, OrderItem]:
-    """Return which placed item is which wanted one: index of the wanted item -> placed item.
+    """Return which placed item belongs to which wanted item: index of the wanted item -> placed item.
 
-    Items have no reference of their own at Runa. Several that pay the very same are told apart by their order.
+    Runa's items carry no reference to the request. Items that pay exactly the same are matched in their sequence.
 
     :param wanted: the order that was sent.
-    :param placed: the order Runa has, as ``GET /order/{id}`` shows it once it is COMPLETED.
+    :param placed: Runa's order, as ``GET /order/{id}`` shows it when it is COMPLETED.
     """
     items = placed.items or ()
     matched = _match([_Item.of(item) for item in wanted.items], [_Item.of(item) for item in items])
@@ -142,9 +142,9 @@ def counterparts(wanted: NewOrder, placed: Order) -> dict[int, OrderItem]:
 
 
 def _match(ours: list[_Item], theirs: list[_Item]) -> dict[int, int]:
-    """Return index of a wanted item -> position of a placed one that pays the same.
+    """Return index of a wanted item -> position of a placed item that pays the same.
 
-    A placed item that tells more is matched earlier, because fewer wanted ones fit it.
+    Placed items that show more fields are matched first, because fewer wanted items fit them.
     """
     left: dict[_Item, deque[int]] = defaultdict(deque)
     for index, item in enumerate(ours):

@@ -1,8 +1,8 @@
-"""What the algorithm is handed: a client, a record store and a clock; and how it runs without an event loop.
+"""The interfaces that the algorithm needs (client, record store, clock), and how to run it without an event loop.
 
-The algorithm is written once, as coroutines. With ports that really wait it runs on an event loop, many orders at
-once; with ports that block (as a worker's do) :func:`run_blocking` runs it to its end in the calling thread, where
-a signal such as Airflow's ``execution_timeout`` interrupts it as it would any other code.
+The algorithm is written once, as coroutines. With asynchronous ports it runs on an event loop, many orders at once.
+With blocking ports (as on a worker), :func:`run_blocking` runs it to its end in the calling thread, where a signal such
+as Airflow's ``execution_timeout`` interrupts it like any other code.
 """
 
 from __future__ import annotations
@@ -18,54 +18,56 @@ T = TypeVar("T")
 
 
 class OrderReader(Protocol):
-    """The part of Runa that looking needs. Errors are those of ``airflow_provider_runa.api.errors``."""
+    """The part of Runa's API that reads orders. Errors are those of ``airflow_provider_runa.api.errors``."""
 
     async def get_order(self, order_id: str) -> Order:
-        """Fetch an order. Reading may be retried inside."""
+        """Fetch an order. The implementation may retry."""
         ...
 
     def list_orders(self) -> AsyncIterator[Order]:
-        """Iterate over the account's orders through all pages. Reading may be retried inside."""
+        """Iterate over the account's orders, through all pages. The implementation may retry."""
         ...
 
 
 class OrderClient(OrderReader, Protocol):
-    """The part of Runa that placing needs."""
+    """The part of Runa's API that places orders."""
 
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
-        """Send the order once: the algorithm decides itself whether to send it again."""
+        """Send the order once. The implementation must not retry: the algorithm decides whether to send again."""
         ...
 
 
 class RecordStore(Protocol):
-    """Where the record of one identity is kept. One that keeps nothing is allowed."""
+    """Where the record of one identity is kept. A store that keeps nothing is allowed."""
 
     async def load(self) -> Record | None:
-        """Return the record, ``None`` if there is none."""
+        """Return the record, or ``None`` if there is none."""
         ...
 
     async def save(self, record: Record) -> None:
-        """Keep the record instead of the one before."""
+        """Replace the record by this one."""
         ...
 
 
 class Clock(Protocol):
-    """The time, injected, so that weeks can pass in a test."""
+    """The current time, passed in so that weeks can pass in a test."""
 
     def now(self) -> datetime:
-        """Return the time, aware of its zone (UTC)."""
+        """Return the current time (UTC, timezone-aware)."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for some seconds."""
         ...
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine whose ports block instead of waiting: it never suspends, so one step takes it to its end.
+    """Run a coroutine whose ports block, without an event loop, and return its result.
+
+    Such a coroutine never suspends, so a single step runs it to its end.
 
     :param coroutine: the coroutine.
-    :raises RuntimeError: if it does suspend, because one of its ports wants an event loop.
+    :raises RuntimeError: if it suspends, because one of its ports needs an event loop.
     """
     try:
         coroutine.send(None)

@@ -1,7 +1,7 @@
-"""What a task remembers between its attempts, so that the next one goes on where the last one stopped.
+"""What a task remembers between its attempts, so that the next attempt continues where the last one stopped.
 
-The record is a second layer: whoever keeps it may lose it or hand out an older one, and placing stays safe. It
-holds no recipient, link or secret, because it can be read by everyone who may read the task.
+The record is a second layer: placing stays safe if the store loses it or returns an older one. It holds no recipient,
+link or secret, because everyone who may read the task can read it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of an identity, written before the first request of a generation and once its order is known.
+    """What is known about an identity.
+
+    It is written before the first request of a generation, and again when the order is known.
 
     :param generation: the generation that was sent last.
-    :param idempotency_key: its key, for a person who asks Runa; the algorithm derives it anew.
+    :param idempotency_key: the key of that generation, for questions to Runa. The algorithm derives it again instead.
     :param payment: fingerprint of the payment that was sent last.
     :param body: SHA-256 of the body that was sent last, in hexadecimal.
-    :param first_sent: before this moment (UTC) the task sent nothing for this identity, in any generation.
-    :param order_id: id of the order, once it is known; ``None``: a request was, or may have been, sent.
+    :param first_sent: the task sent nothing for this identity, in any generation, before this time (UTC).
+    :param order_id: id of the order. ``None`` while it is not known: a request was sent, or may have been.
     """
 
     generation: int
@@ -32,7 +34,7 @@ class Record:
     order_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values: strings, whole numbers and ``None``."""
+        """Return the record as JSON values: strings, integers and ``None``."""
         return {
             name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(self).items()
         }
@@ -41,8 +43,8 @@ class Record:
     def from_json(cls, values: Mapping[str, Any]) -> Record:
         """Read a record back.
 
-        :param values: what :meth:`to_json` returned. Fields that a later release added are left out.
-        :raises ValueError: if it is not a record of this kind.
+        :param values: what :meth:`to_json` returned. Unknown fields, which a later release may add, are ignored.
+        :raises ValueError: if the values are no such record.
         """
         try:
             known = {name: values[name] for name in cls.__dataclass_fields__}

@@ -1,7 +1,8 @@
-"""Looking for an order in Runa's order list, the one thing that outlives Runa's memory of keys.
+"""Search Runa's order list for an order. The list still shows an order after Runa has forgotten its key.
 
-The list shows an order's description, and with it the reference, only once the order is no longer PROCESSING. So a
-search that finds nothing proves something only when every order that was hidden at its start has shown itself.
+The list shows an order's description, and with it the reference, only when the order is no longer PROCESSING. Until
+then the order is **hidden**. So a search that finds nothing proves something only when none of the orders that were
+hidden at its start is still hidden.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from airflow_provider_runa.api.models import Order, OrderStatus
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.ports import Clock, OrderClient, OrderReader
 
-#: How far the clocks of a worker and of Runa may differ before a search misses an order.
+#: How far the clocks of a worker and Runa may differ without a search missing an order.
 CLOCK_SLACK = timedelta(hours=1)
 
 
 @dataclass
 class SearchResult:
-    """What a search has seen.
+    """The result of a search.
 
-    :param order: the identity's order that is not FAILED, in full; ``None`` if there is none to be seen.
-    :param generation: its generation.
+    :param order: the identity's order that is not FAILED, in full. ``None`` if the search found none.
+    :param generation: generation of that order.
     :param failed: generations whose order ended FAILED: they paid nobody.
-    :param hidden: ids of orders that do not show what they are; the search is conclusive only without them.
+    :param hidden: ids of orders that are still hidden. The search is conclusive only if there are none.
     """
 
     order: Order | None = None
@@ -35,21 +36,23 @@ class SearchResult:
 
     @property
     def absent(self) -> bool:
-        """Whether the search proves that the identity has no order in the window that is not FAILED."""
+        """Whether the search proves that the identity has no order in the period, except FAILED ones."""
         return self.order is None and not self.hidden
 
 
 async def list_since(since: datetime, client: OrderReader) -> AsyncIterator[Order]:
-    """Iterate over the order list until it has gone back beyond a moment; some older orders may be among them.
+    """Iterate over all orders since a time.
 
-    :param since: the earliest moment an order of interest can have been placed, by the caller's clock.
-    :param client: how to ask Runa.
+    The result may contain some older orders, too.
+
+    :param since: the earliest time at which an order of interest can have been placed, by the caller's clock.
+    :param client: Runa.
     """
     horizon, newest = since - CLOCK_SLACK, None
     async for row in client.list_orders():
         if row.created_at is not None:
             newest = max(newest or row.created_at, row.created_at)
-            # No contract says how the list is sorted: stop only where it has fallen by a day, as newest first does.
+            # No contract says how the list is sorted. Stop only after it has gone back by a day, as newest first does.
             if row.created_at < min(horizon, newest - timedelta(days=1)):
                 return
         yield row
@@ -64,21 +67,21 @@ async def search(
     patience: float,
     pause: float,
 ) -> SearchResult:
-    """Look for the identity's order among all orders since a moment.
+    """Search for the identity's order, of any generation, among all orders since a time.
 
-    Orders that are hidden when the search begins are asked for one by one until they show themselves or patience
-    ends. Orders that come later are not waited for: they cannot have been placed before the search.
+    Orders that are hidden in the list are fetched one by one until they are no longer hidden or the patience ends.
+    Orders that appear later are not waited for: they were placed after the search began.
 
-    :param identity: whose order is looked for, in any generation.
-    :param since: the earliest moment the order can have been placed.
-    :param client: how to ask Runa.
-    :param clock: the time.
+    :param identity: the identity of the order.
+    :param since: the earliest time at which the order can have been placed.
+    :param client: Runa.
+    :param clock: the current time.
     :param patience: how long to wait for hidden orders, in seconds.
-    :param pause: how long to wait between two looks at them, in seconds.
+    :param pause: how long to wait before fetching hidden orders again, in seconds.
     """
     result = SearchResult()
     async for row in list_since(since, client):
-        if await _take_in(row, identity, result, client):
+        if await _is_the_order(row, identity, result, client):
             return result
 
     deadline = clock.now() + timedelta(seconds=patience)
@@ -88,13 +91,13 @@ async def search(
             order = await client.get_order(order_id)
             if OrderStatus.is_final(order.status):
                 result.hidden.remove(order_id)
-                if await _take_in(order, identity, result, client):
+                if await _is_the_order(order, identity, result, client):
                     return result
     return result
 
 
-async def _take_in(row: Order, identity: OrderIdentity, result: SearchResult, client: OrderClient) -> bool:
-    """Note what a row tells; return whether it is the order that was looked for."""
+async def _is_the_order(row: Order, identity: OrderIdentity, result: SearchResult, client: OrderClient) -> bool:
+    """Return whether a row of the list is the order in question, and add what the row shows to the result."""
     if not OrderStatus.is_final(row.status):
         result.hidden.append(row.id)
         return False
