@@ -38,6 +38,7 @@ class Batch:
     :param description: the order's description, without the reference.
     :param state: see :class:`~.tables.BatchState`.
     :param order_id: Runa's id of the order, once it is placed.
+    :param found: whether its order was found at Runa, so that the ledger does not know what exactly was sent.
     :param planned_at: before this moment nothing was sent for it (UTC).
     """
 
@@ -47,6 +48,7 @@ class Batch:
     description: str
     state: BatchState
     order_id: str | None
+    found: bool
     planned_at: datetime
 
 
@@ -87,7 +89,7 @@ def insert_batch(
     :param now: the time (UTC).
     """
     id_ = digests.batch_id(campaign.environment, campaign.name, ((one.digest, one.taken) for one in members))
-    batch = Batch(id_, plan_id, currency, campaign.name, BatchState.OPEN, None, now)
+    batch = Batch(id_, plan_id, currency, campaign.name, BatchState.OPEN, None, False, now)
     values = {one.name: getattr(batch, one.name) for one in fields(Batch)}
     connection.execute(sa.insert(batch_table).values(campaign_id=campaign.id, attempts=0, **values))
     return batch
@@ -111,7 +113,10 @@ def move_rows(
     update_rows(
         connection,
         campaign,
-        [{"its_key": one.recipient_key, "its_position": place, "its_taken": one.taken} for place, one in enumerate(again)],
+        [
+            {"its_key": one.recipient_key, "its_position": place, "its_taken": one.taken}
+            for place, one in enumerate(again)
+        ],
         {
             "position": sa.bindparam("its_position"),
             "taken": sa.bindparam("its_taken"),

@@ -157,4 +157,3 @@ def _report(ledger: Ledger, found: Sequence[FoundOrder], absorbed: Absorbed) -> 
             ledger.campaign,
             absorbed.unknown,
         )
-

@@ -214,6 +214,7 @@ class _Absorbing:
             .values(
                 state=BatchState.PLACED,
                 order_id=order_id,
+                found=True,
                 attempts=batch_table.c.attempts + 1,  # an attempt that has it writes no more
                 owner=None,
                 error=None,
@@ -223,7 +224,11 @@ class _Absorbing:
             self.connection,
             self.campaign,
             [
-                {"its_key": row["recipient_key"], "its_place": row["position"], "its_sent": row["sent_at"] or row["placed_at"]}
+                {
+                    "its_key": row["recipient_key"],
+                    "its_place": row["position"],
+                    "its_sent": row["sent_at"] or row["placed_at"],
+                }
                 for row in moving
             ],
             {
@@ -279,5 +284,3 @@ class _Absorbing:
                 currency=batch.currency,
                 now=self.now,
             )
-
-

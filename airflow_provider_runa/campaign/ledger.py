@@ -34,7 +34,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from airflow_provider_runa.api.models import NewOrder
+from airflow_provider_runa.api.models import NewOrder, NewOrderItem
 from airflow_provider_runa.campaign import digests
 from airflow_provider_runa.campaign.batches import BATCH_COLUMNS, Batch, CampaignRef, members_of, move_rows
 from airflow_provider_runa.campaign.planning import Planning, amounts_of, lock_campaign, payable
@@ -232,20 +232,34 @@ class Ledger:
             batch_table.c.campaign_id == self._id, batch_table.c.state.in_(states or tuple(BatchState))
         )
         with self.engine.begin() as connection:
-            return [Batch(*row) for row in connection.execute(query.order_by(batch_table.c.planned_at, batch_table.c.id))]
+            return [
+                Batch(*row) for row in connection.execute(query.order_by(batch_table.c.planned_at, batch_table.c.id))
+            ]
 
     def order(self, batch: Batch) -> NewOrder:
         """Return the order of a batch: the same bytes every time, whatever the input says by now.
 
         :raises FencedError: if it is not there any more, because another attempt has settled or replaced the batch.
         """
-        query = sa.select(row_table.c.item).where(row_table.c.batch_id == batch.id).order_by(row_table.c.position)
-        with self.engine.begin() as connection:
-            texts = [text for (text,) in connection.execute(query)]
-        if not texts or None in texts:
+        texts = self._item_texts(batch)
+        if not texts or None in texts.values():
             raise FencedError(batch.id)
-        items = json.loads(f"[{','.join(texts)}]", parse_float=Decimal)
+        items = json.loads(f"[{','.join(filter(None, texts.values()))}]", parse_float=Decimal)
         return NewOrder.build(currency=batch.currency, items=items, description=batch.description)
+
+    def items_of(self, batch: Batch) -> dict[int, NewOrderItem]:
+        """Return what was sent for the rows of a batch, by position, as far as the ledger has it."""
+        texts = self._item_texts(batch).items()
+        return {
+            position: NewOrderItem.build(json.loads(text, parse_float=Decimal))
+            for position, text in texts
+            if text is not None
+        }
+
+    def _item_texts(self, batch: Batch) -> dict[int, str | None]:
+        query = sa.select(row_table.c.position, row_table.c.item).where(row_table.c.batch_id == batch.id)
+        with self.engine.begin() as connection:
+            return {position: text for position, text in connection.execute(query.order_by(row_table.c.position))}
 
     def take(self, batch_id: str, owner: str, now: datetime) -> int | None:
         """Take an open batch, to place its order.
@@ -491,7 +505,9 @@ class Ledger:
         if states:
             query = query.where(row_table.c.state.in_(states))
         with self.engine.connect() as connection:
-            result = connection.execution_options(stream_results=True).execute(query.order_by(row_table.c.recipient_key))
+            result = connection.execution_options(stream_results=True).execute(
+                query.order_by(row_table.c.recipient_key)
+            )
             for row in result.mappings():
                 yield dict(row)
 

@@ -1,17 +1,17 @@
 """Plan a campaign: check its rows, group them into batches of one order each, and write them to the ledger.
 
 A plan is one transaction, all or nothing: a wrong row or an exceeded limit undoes it. What is planned stays planned: a
-retry sends the same orders even if the input has changed. If a run plans again, it only plans failed and rejected rows
-again, with their current input. Rows that are wrong by then cause a warning, not an error: the batches that were sent
-must still be settled.
+retry sends the same orders even if the input has changed. If a run plans again, it only plans rows again that were not
+paid (failed, rejected, withdrawn), with their current input. Rows that are wrong by then cause a warning, not an error:
+the batches that were sent must still be settled.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -21,13 +21,16 @@ from typing import Any
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaNotFoundError, redact
 from airflow_provider_runa.api.models import MAX_ITEMS, MultipleProduct, NewOrderItem, Product, SingleProduct
 from airflow_provider_runa.api.products import order_blockers
+from airflow_provider_runa.campaign.batches import Batch
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import BatchState, Known, Ledger, Planning, RowState, count_and_sum
-from airflow_provider_runa.campaign.rows import Payout, read_row
+from airflow_provider_runa.campaign.ledger import Ledger, count_and_sum
+from airflow_provider_runa.campaign.planning import Known, Planning, StagedRow
+from airflow_provider_runa.campaign.rows import read_row
+from airflow_provider_runa.campaign.tables import BatchState, RowState
 
 log = logging.getLogger(__name__)
 
-#: Number of rows that are read and looked up in the ledger at a time.
+#: Number of rows that are read and staged at a time.
 CHUNK = 1000
 
 #: Number of findings that an error lists. It only counts the others.
@@ -36,27 +39,29 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a plan. ``None`` means no limit.
+    """The limits of what a run sends. ``None`` means no limit.
 
-    :param total: sum of all face values that are still to be paid, including earlier plans of the campaign.
+    :param total: sum of the face values of all rows that the run is going to pay.
     :param per_recipient: face value of one row.
-    :param recipients: number of rows that are still to be paid, including earlier plans of the campaign.
+    :param recipients: number of rows that the run is going to pay.
     """
 
     total: Decimal | None = None
     per_recipient: Decimal | None = None
     recipients: int | None = None
 
-    def exceeded_by(self, count: int, total: Decimal) -> Iterator[str]:
+    def exceeded_by(self, amounts: Mapping[Decimal, int]) -> Iterator[str]:
         """Yield a text for each limit that is exceeded.
 
-        :param count: number of rows that are still to be paid.
-        :param total: sum of their face values.
+        :param amounts: amount -> number of rows that are to be paid so much.
         """
+        count, total = count_and_sum(amounts)
         if self.recipients is not None and count > self.recipients:
             yield f"max_recipients: {count} are to be paid, more than the {self.recipients} allowed"
         if self.total is not None and total > self.total:
             yield f"max_total: {total} are to be paid, more than the {self.total} allowed"
+        if self.per_recipient is not None and amounts and max(amounts) > self.per_recipient:
+            yield f"max_per_recipient: {max(amounts)} is planned for one, more than the {self.per_recipient} allowed"
 
 
 @dataclass
@@ -65,27 +70,35 @@ class PlanReport:
 
     :param read: rows of the input.
     :param planned: recipients who were not in the ledger before.
-    :param planned_again: recipients whose earlier order failed or was rejected.
+    :param planned_again: recipients whose earlier plan paid nobody.
     :param already_paid: left out, because they are paid.
+    :param other_amount: how many of those now ask for another amount or currency.
     :param already_open: left out, because an earlier plan or an earlier attempt of this run has planned them.
+    :param found: left out, because an order at Runa pays them that this ledger did not know.
+    :param mismatched: left out, because their order does not show their payout as planned.
     :param left_out: left out, because this run's plan is frozen and does not contain them.
     :param wrong: left out, because they are wrong and this run's plan is frozen.
-    :param to_pay: rows of all plans that are still to be paid.
+    :param to_pay: rows that this run is going to pay.
     :param total: sum of the face values of these rows.
+    :param batches: the batches that this run is going to pay, and no others.
     """
 
     read: int = 0
     planned: int = 0
     planned_again: int = 0
     already_paid: int = 0
+    other_amount: int = 0
     already_open: int = 0
+    found: int = 0
+    mismatched: int = 0
     left_out: int = 0
     wrong: int = 0
     to_pay: int = 0
     total: Decimal = Decimal(0)
+    batches: list[Batch] = field(default_factory=list)
 
     def __str__(self) -> str:
-        words = {one.name.replace("_", " "): getattr(self, one.name) for one in fields(self)}
+        words = {one.name.replace("_", " "): getattr(self, one.name) for one in fields(self) if one.name != "batches"}
         return ", ".join(f"{name} {value}" for name, value in words.items())
 
 
@@ -99,6 +112,8 @@ def plan(
     limits: Limits,
     product: Callable[[str], Product],
     now: datetime,
+    new_recipients_on_rerun: bool = False,
+    excluded: Iterable[str] = (),
 ) -> PlanReport:
     """Check rows and write them to the ledger, in batches of one order each.
 
@@ -110,6 +125,9 @@ def plan(
     :param limits: the limits to check.
     :param product: fetches a product from Runa's catalogue; raises ``RunaNotFoundError`` if there is none.
     :param now: the current time (UTC).
+    :param new_recipients_on_rerun: whether a run that has planned before, and whose orders are all final, may plan
+        recipients that are new.
+    :param excluded: ids of batches that the run must not pay in this attempt.
     :raises InvalidCampaignError: if a row is wrong or a limit is exceeded. Then no row is planned.
     """
     if not re.fullmatch("[A-Z]{3}", currency):
@@ -119,35 +137,62 @@ def plan(
     with ledger.planning(run, now) as planning:
         planner = _Planner(
             planning=planning,
-            campaign=ledger.campaign,
+            ledger=ledger,
             currency=currency,
             defaults=defaults,
             limits=limits,
             catalogue=_Catalogue(product, currency),
+            excluded=frozenset(excluded),
         )
-        return planner.make(rows)
+        return planner.make(rows, plan_new=new_recipients_on_rerun)
 
 
-def check_planned(ledger: Ledger, *, currency: str, limits: Limits) -> None:
-    """Check the currency and the limits of everything that is planned, by any run.
+def recover(ledger: Ledger, rows: Iterable[Any], *, run: str, defaults: Mapping[str, Any], now: datetime) -> PlanReport:
+    """Take rows into the ledger that orders at Runa pay, and plan nothing: to rebuild a ledger that was lost.
+
+    :param ledger: the ledger of the campaign, brought up to date by :func:`~.catch_up.catch_up`.
+    :param rows: the rows that may have been paid.
+    :param run: id of the run.
+    :param defaults: values for fields that a row does not have.
+    :param now: the current time (UTC).
+    :raises InvalidCampaignError: if a row is wrong. Then no row is taken in.
+    """
+    with ledger.planning(run, now) as planning:
+        planner = _Planner(
+            planning=planning,
+            ledger=ledger,
+            currency="",
+            defaults=defaults,
+            limits=Limits(),
+            catalogue=None,
+            excluded=frozenset(),
+        )
+        return planner.recover(rows)
+
+
+def choose_planned(
+    ledger: Ledger, *, currency: str, limits: Limits, excluded: Iterable[str] = ()
+) -> tuple[list[Batch], dict[Decimal, int]]:
+    """Return all open batches of a campaign, by any run, if they have the currency and keep to the limits.
 
     :param ledger: the ledger of the campaign.
     :param currency: currency of the balance that pays.
     :param limits: the limits to check.
+    :param excluded: ids of batches that must not be paid in this attempt.
+    :returns: the batches, and the amounts of their rows.
     :raises InvalidCampaignError: if an open batch has another currency or a limit is exceeded.
     """
-    for finding in _reasons_not_to_pay(ledger, currency, limits):
+    batches = ledger.batches(BatchState.OPEN)
+    if other := sorted({batch.currency for batch in batches} - {currency}):
+        raise InvalidCampaignError(
+            f"currency: is {currency}, but what is planned is in {', '.join(other)}. Nothing was sent"
+        )
+    left = frozenset(excluded)
+    batches = [batch for batch in batches if batch.id not in left]
+    amounts = ledger.amounts(batches)
+    for finding in limits.exceeded_by(amounts):
         raise InvalidCampaignError(f"{finding}. Nothing was sent")
-
-
-def _reasons_not_to_pay(ledger: Ledger, currency: str, limits: Limits) -> Iterator[str]:
-    if other := sorted({batch.currency for batch in ledger.batches(BatchState.OPEN)} - {currency}):
-        yield f"currency: is {currency}, but what is planned is in {', '.join(other)}"
-    amounts = ledger.open_amounts(currency)
-    yield from limits.exceeded_by(*count_and_sum(amounts))
-    limit = limits.per_recipient
-    if limit is not None and amounts and max(amounts) > limit:
-        yield f"max_per_recipient: {max(amounts)} is planned for one, more than the {limit} allowed"
+    return batches, amounts
 
 
 @dataclass(kw_only=True)
@@ -155,102 +200,103 @@ class _Planner:
     """Makes one plan. Parameters that are not listed here are those of :func:`plan`.
 
     :param planning: the transaction of the plan.
-    :param campaign: name of the campaign.
-    :param catalogue: the products that the rows name.
+    :param catalogue: the products that the rows name; ``None``: they are not looked up.
     :param report: the result so far.
     :param findings: what is wrong with rows; the first :data:`NAMED` findings.
     :param found: number of all findings.
-    :param groups: group of rows that may share an order -> recipient key -> the row, and what the ledger knows of the
-        key. A full group is written to the ledger as a batch.
-    :param waiting: recipient key -> index of its row, for planned rows that :meth:`Planning.known` has not shown yet.
-    :param written: recipient keys that were written to the ledger since it was last read.
     """
 
     planning: Planning
-    campaign: str
+    ledger: Ledger
     currency: str
     defaults: Mapping[str, Any]
     limits: Limits
-    catalogue: _Catalogue
+    catalogue: _Catalogue | None
+    excluded: frozenset[str]
     report: PlanReport = field(default_factory=PlanReport)
     findings: list[str] = field(default_factory=list)
     found: int = 0
-    groups: dict[str, dict[str, tuple[Payout, Known | None]]] = field(default_factory=lambda: defaultdict(dict))
-    waiting: dict[str, int] = field(default_factory=dict)
-    written: list[str] = field(default_factory=list)
 
-    def make(self, rows: Iterable[Any]) -> PlanReport:
-        for chunk in _chunks(enumerate(rows)):
-            self._read_chunk(chunk)
-        for group in self.groups.values():
-            self._write(group)
-        if self.planning.frozen and self.found:
+    def make(self, rows: Iterable[Any], *, plan_new: bool) -> PlanReport:
+        frozen = self._stage(rows, plan_new=plan_new)
+        if frozen and self.found:
             log.warning("This run's plan is frozen, so rows that are wrong are left out: %s.", self._listed_findings())
             self.report.wrong, self.found = self.found, 0
             self.findings.clear()
-        self.report.to_pay, self.report.total = self.planning.open_totals(self.currency)
-        for finding in self.limits.exceeded_by(self.report.to_pay, self.report.total):
+        if self.found:
+            self._reject()
+        self.planning.take_in_found()
+        self.report.planned, self.report.planned_again = self.planning.write(
+            currency=self.currency, most=MAX_ITEMS, new=not frozen
+        )
+        self.report.batches = [one for one in self.planning.payable(self.currency) if one.id not in self.excluded]
+        amounts = self.planning.amounts(self.report.batches)
+        self.report.to_pay, self.report.total = count_and_sum(amounts)
+        for finding in self.limits.exceeded_by(amounts):
             self._find(finding)
         if self.found:
-            raise InvalidCampaignError(f"{self._listed_findings()}. Nothing was planned, and nothing was sent.")
+            self._reject()
         return self.report
 
-    def _read_chunk(self, chunk: list[tuple[int, Any]]) -> None:
-        payouts: dict[int, Payout] = {}
-        for index, row in chunk:
-            self.report.read += 1
-            try:
-                payouts[index] = read_row(row, self.defaults)
-            except InvalidOrderError as error:
-                self._find(f"rows[{index}]: {error}")
-        known = self.planning.known({payout.recipient_key for payout in payouts.values()})
-        for index, payout in payouts.items():
-            self._sort(index, payout, known.get(payout.recipient_key))
-        for key in self.written:
-            del self.waiting[key]  # from the next chunk on, the ledger shows them
-        self.written.clear()
+    def recover(self, rows: Iterable[Any]) -> PlanReport:
+        self._stage(rows, plan_new=False)
+        if self.found:
+            self._reject()
+        self.planning.take_in_found()
+        return self.report
 
-    def _sort(self, index: int, payout: Payout, known: Known | None) -> None:
-        key = payout.recipient_key
-        if key in self.waiting or (known is not None and known.plan_id == self.planning.plan_id):
-            earlier = f"as rows[{self.waiting[key]}]" if key in self.waiting else "as a row before"
-            self._find(f"rows[{index}].recipient_key: is the same {earlier}, and can be paid once only")
-        elif known is not None and known.state == RowState.PAID:
-            self.report.already_paid += 1
-        elif known is not None and known.state not in (RowState.FAILED, RowState.REJECTED):
-            self.report.already_open += 1
-        elif known is None and self.planning.frozen:
-            self.report.left_out += 1
-        else:
-            self._add(index, payout, known)
+    def _stage(self, rows: Iterable[Any], *, plan_new: bool) -> bool:
+        """Stage all rows and look them up; return whether the plan is frozen."""
+        for chunk in _chunks(enumerate(rows)):
+            self.planning.stage([staged for index, row in chunk if (staged := self._read(index, row)) is not None])
+        frozen = self.planning.begin(plan_new=plan_new)
+        dropped, named = self.planning.drop_duplicates(NAMED)
+        for index, first in named:
+            self._find(f"rows[{index}].recipient_key: is the same as rows[{first}], and can be paid once only")
+        self.found += dropped - len(named)
+        self._count(self.planning.known(self.currency), frozen=frozen)
+        return frozen
 
-    def _add(self, index: int, payout: Payout, known: Known | None) -> None:
+    def _read(self, index: int, row: Any) -> StagedRow | None:
+        """Return a row of the input, checked; ``None`` if it is wrong."""
+        self.report.read += 1
+        try:
+            payout = read_row(row, self.defaults)
+        except InvalidOrderError as error:
+            self._find(f"rows[{index}]: {error}")
+            return None
         limit = self.limits.per_recipient
         if limit is not None and payout.item.face_value > limit:
             self._find(f"rows[{index}].face_value: is {payout.item.face_value}, more than the {limit} allowed for one")
-            return
+            return None
         try:
-            group = self.catalogue.group(payout.item)
+            group = self.catalogue.group(payout.item) if self.catalogue else ""
         except InvalidOrderError as error:
             self._find(f"rows[{index}].{error}")
-            return
-        if known is None:
-            self.report.planned += 1
-        else:
-            self.report.planned_again += 1
-        self.groups[group][payout.recipient_key] = (payout, known)
-        self.waiting[payout.recipient_key] = index
-        if len(self.groups[group]) == MAX_ITEMS:
-            self._write(self.groups.pop(group))
+            return None
+        return StagedRow(
+            number=index,
+            digest=self.ledger.digest(payout.recipient_key),
+            recipient_key=payout.recipient_key,
+            amount=payout.item.face_value,
+            group_name=group,
+            item=json.dumps(payout.item.model_dump(mode="json", exclude_none=True)),
+        )
 
-    def _write(self, group: Mapping[str, tuple[Payout, Known | None]]) -> None:
-        known = {key: known for key, (_, known) in group.items() if known is not None}
-        payouts = [payout for payout, _ in group.values()]
-        self.planning.add(payouts, known, currency=self.currency, description=self.campaign)
-        self.written.extend(group)
+    def _count(self, known: Known, *, frozen: bool) -> None:
+        report, rows = self.report, known.rows
+        report.already_paid, report.other_amount = rows.get(RowState.PAID, 0), known.other_amount
+        report.mismatched = rows.get(RowState.MISMATCH, 0)
+        report.already_open = rows.get(RowState.PLANNED, 0) + rows.get(RowState.SENT, 0)
+        report.found = known.found
+        if frozen:
+            report.left_out = known.new - known.found
+
+    def _reject(self) -> None:
+        raise InvalidCampaignError(f"{self._listed_findings()}. Nothing was planned, and nothing was sent.")
 
     def _listed_findings(self) -> str:
-        more = f"; and {self.found - NAMED} more" if self.found > NAMED else ""
+        more = f"; and {self.found - len(self.findings)} more" if self.found > len(self.findings) else ""
         return f"{'; '.join(self.findings)}{more}"
 
     def _find(self, finding: str) -> None:
@@ -263,29 +309,41 @@ class _Catalogue:
     """Groups payouts that may share an order: all products of an order have one country and one currency."""
 
     def __init__(self, product: Callable[[str], Product], currency: str) -> None:
-        self._product = product
+        self._fetch = product
         self._currency = currency
+        self._products: dict[str, Product] = {}
         self._groups: dict[str, str] = {}
+        self._offered: set[tuple[str, Decimal]] = set()
 
     def group(self, item: NewOrderItem) -> str:
         """Return the name of the group that a payout belongs to.
 
-        :raises InvalidOrderError: if its product cannot be ordered.
+        :raises InvalidOrderError: if its product cannot be ordered, or not with its face value.
         """
         if isinstance(item.products, SingleProduct):
-            return self._of(item.products.value)
+            self._check_face_value(item.products.value, item.face_value)
+            return self._groups[item.products.value]
         if isinstance(item.products, MultipleProduct):
             return ",".join(sorted({self._of(code) for code in item.products.values}))
         return f"template {item.products.template_id}"  # Runa does not show its country
 
+    def _check_face_value(self, code: str, face_value: Decimal) -> None:
+        if (code, face_value) in self._offered:
+            return
+        self._of(code)
+        if found := order_blockers(self._products[code], face_values=[face_value]):
+            raise InvalidOrderError(f"face_value: {'; '.join(found)}")
+        self._offered.add((code, face_value))
+
     def _of(self, code: str) -> str:
         if code not in self._groups:
             try:
-                product = self._product(code)
+                product = self._fetch(code)
             except RunaNotFoundError:
                 raise InvalidOrderError(f"products: there is no product {redact(code)} in Runa's catalogue") from None
             if found := order_blockers(product, currency=self._currency):
                 raise InvalidOrderError(f"products: {'; '.join(found)}")
+            self._products[code] = product
             self._groups[code] = f"{product.currency} {','.join(sorted(product.countries_redeemable_in))}"
         return self._groups[code]
 

@@ -79,11 +79,13 @@ class StagedRow:
 class Known:
     """What the ledger knows of the staged rows.
 
+    :param new: staged rows that the ledger does not have.
     :param rows: state -> number of staged rows that the ledger has in it.
     :param other_amount: how many of those that are paid now ask for another amount or currency.
     :param found: rows that an order at Runa pays which the ledger did not know.
     """
 
+    new: int
     rows: Mapping[RowState, int]
     other_amount: int
     found: int
@@ -169,7 +171,8 @@ class Planning:
         :param currency: the currency that they ask for.
         """
         counts = sa.select(_staged.c.state, sa.func.count()).group_by(_staged.c.state)
-        rows = {state: int(count) for state, count in self._connection.execute(counts) if state is not None}
+        rows: dict[RowState | None, int] = {state: int(count) for state, count in self._connection.execute(counts)}
+        new = rows.pop(None, 0)
         other = (
             sa.select(sa.func.count())
             .select_from(_staged.join(row_table, row_table.c.recipient_key == _staged.c.recipient_key))
@@ -181,7 +184,8 @@ class Planning:
         )
         found = sa.select(sa.func.count()).select_from(self._staged_and_found())
         return Known(
-            rows=rows,
+            new=new,
+            rows={state: count for state, count in rows.items() if state is not None},
             other_amount=int(self._connection.execute(other).scalar_one()) if rows.get(RowState.PAID) else 0,
             found=int(self._connection.execute(found.where(_staged.c.state.is_(None))).scalar_one()),
         )
@@ -392,6 +396,7 @@ def ensure_found_batches(
                     state=BatchState.PLACED,
                     attempts=0,
                     order_id=row["order_id"],
+                    found=True,
                     planned_at=row["placed_at"],
                 )
             )

@@ -23,7 +23,7 @@ from airflow_provider_runa.campaign.ledger import Batch, BatchState, FencedError
 from airflow_provider_runa.placement.identity import METADATA_PREFIX, short_name_in
 from airflow_provider_runa.placement.payment import counterparts
 from airflow_provider_runa.placement.ports import OrderReader
-from airflow_provider_runa.placement.search import CLOCK_SLACK, list_since
+from airflow_provider_runa.placement.search import CLOCK_SLACK
 
 #: Kinds of differences.
 UNKNOWN_TO_LEDGER = "unknown_to_ledger"  # Runa paid; the ledger does not know the order, or says that it paid nobody

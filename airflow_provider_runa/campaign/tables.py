@@ -151,6 +151,8 @@ batch_table = sa.Table(
     sa.Column("owned_until", Moment),
     sa.Column("record", sa.Text),
     sa.Column("order_id", sa.String(64)),
+    # Its order was found at Runa: the ledger does not know what exactly was sent.
+    sa.Column("found", sa.Boolean, nullable=False),
     sa.Column("error", sa.Text),
     sa.Column("planned_at", Moment, nullable=False),
     sa.Index("runa_batch_state", "campaign_id", "state"),
@@ -310,9 +312,7 @@ def campaigns(engine: Engine, environment: str) -> list[str]:
     :param engine: see :func:`open_engine`; the tables must be there (:func:`create`, :func:`check`).
     :param environment: base URL of Runa's API.
     """
-    query = sa.select(campaign_table.c.name).where(
-        campaign_table.c.environment == normalize_environment(environment)
-    )
+    query = sa.select(campaign_table.c.name).where(campaign_table.c.environment == normalize_environment(environment))
     with engine.begin() as connection:
         return list(connection.execute(query.order_by(campaign_table.c.name)).scalars())
 

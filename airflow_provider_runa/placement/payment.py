@@ -7,14 +7,16 @@ another order.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from airflow_provider_runa.api.models import NewOrder, Order, OrderItem
+from airflow_provider_runa.api.models import NewOrder, NewOrderItem, Order, OrderItem
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class _Item:
         return cls(
             face_value=_plain(item.face_value),
             distribution=str(distribution.type),
-            recipient=address.lower() if address else None,
+            recipient=_one_spelling(address) if address else None,
             reference=getattr(distribution, "recipient_reference", None),
             redemption_template=getattr(distribution, "template_id", None),
             products=chosen,
@@ -64,7 +66,7 @@ class _Item:
             fields.append("face_value")
         if self.distribution != placed.distribution:
             fields.append("distribution_method.type")
-        if placed.recipient is not None and self.recipient != placed.recipient:
+        if placed.recipient is not None and not _is_echo_of(self.recipient, placed.recipient):
             fields.append("distribution_method.email_address")
         if placed.reference is not None and self.reference != placed.reference:
             fields.append("distribution_method.recipient_reference")
@@ -78,14 +80,31 @@ class _Item:
         return fields
 
     @property
-    def known_fields(self) -> int:
-        """Number of fields that an answer shows of the item."""
-        return sum(value is not None for value in vars(self).values())
+    def known_fields(self) -> float:
+        """Number of fields that an answer shows of the item; a masked recipient counts half."""
+        shown = sum(value is not None for value in vars(self).values())
+        return shown - 0.5 * (self.recipient is not None and "*" in self.recipient)
 
 
 def _plain(amount: Decimal) -> str:
     """Return an amount without trailing zeros: 10, 10.0 and 10.00 are the same money."""
     return format(amount.normalize(), "f")
+
+
+def _one_spelling(address: str) -> str:
+    """Return an address in lower case, with the domain in the form that DNS has it (punycode)."""
+    local, at, domain = address.strip().lower().rpartition("@")
+    with contextlib.suppress(UnicodeError):
+        domain = domain.encode("idna").decode()
+    return f"{local}{at}{domain}"
+
+
+def _is_echo_of(wanted: str | None, shown: str) -> bool:
+    """Return whether an answer may show a recipient that was sent: the same, or masked with asterisks."""
+    if wanted is None or "*" not in shown:
+        return wanted == shown
+    parts = [re.escape(part) for part in re.split(r"\*+", shown)]
+    return re.fullmatch(".*".join(parts), wanted) is not None
 
 
 def fingerprint(environment: str, order: NewOrder) -> str:
@@ -139,6 +158,85 @@ def counterparts(wanted: NewOrder, placed: Order) -> dict[int, OrderItem]:
     items = placed.items or ()
     matched = _match([_Item.of(item) for item in wanted.items], [_Item.of(item) for item in items])
     return {index: items[position] for index, position in matched.items()}
+
+
+@dataclass(frozen=True)
+class ItemCheck:
+    """What a COMPLETED order shows of one wanted item.
+
+    :param item: the placed item; ``None`` if the order shows none for it.
+    :param problem: why it does not pay as wanted, without recipients and links; ``None`` if it does.
+    """
+
+    item: OrderItem | None
+    problem: str | None
+
+
+def check_items(wanted: NewOrder, placed: Order) -> list[ItemCheck]:
+    """Check that a COMPLETED order pays each wanted item: it is there, with its amount, and not cancelled.
+
+    :param wanted: the order that was sent.
+    :param placed: Runa's order, in full.
+    :returns: one check per wanted item, in their sequence.
+    """
+    items = list(placed.items or ())
+    ours, theirs = [_Item.of(item) for item in wanted.items], [_Item.of(item) for item in items]
+    matched = _match(ours, theirs)
+    left = [position for position in range(len(theirs)) if position not in set(matched.values())]
+    paid_from = (placed.payment_method and placed.payment_method.currency) or placed.currency
+    checks = []
+    for index, ours_item in enumerate(ours):
+        problem: str | None = None
+        position = matched.get(index)
+        if position is None:
+            position = _most_similar(ours_item, index, theirs, left)
+            if position is None:
+                checks.append(ItemCheck(None, "the order has no item for it"))
+                continue
+            left.remove(position)
+            problem = f"the order's item differs in {', '.join(ours_item.differences(theirs[position]))}"
+        item = items[position]
+        if paid_from is not None and paid_from != wanted.payment_method.currency:
+            problem = f"it was paid from {paid_from}, not from {wanted.payment_method.currency}"
+        elif item.payout is not None and item.payout.status == "CANCELLED":
+            problem = "its payout is CANCELLED"
+        checks.append(ItemCheck(item, problem))
+    return checks
+
+
+def _most_similar(wanted: _Item, index: int, theirs: list[_Item], left: list[int]) -> int | None:
+    """Return the position of the item, of those that are left, that differs least from a wanted one."""
+    best = min(left, key=lambda position: (len(wanted.differences(theirs[position])), position != index), default=None)
+    if best is None or len(wanted.differences(theirs[best])) > 1:
+        return None  # it may be anybody's
+    return best
+
+
+def item_of_recipient(wanted: NewOrderItem, placed: Order, *, place: int) -> OrderItem | None:
+    """Return the item that pays a recipient, whatever its amount; ``None`` if the order does not show which it is.
+
+    :param wanted: what would be sent to the recipient now.
+    :param placed: Runa's order, in full.
+    :param place: place of the recipient in the order, which decides if several items may be the recipient's.
+    """
+    ours = _Item.of(wanted)
+    items = placed.items or ()
+    fits = [
+        index
+        for index, item in enumerate(items)
+        if (ours.recipient is not None or ours.reference is not None) and _pays_the_same(ours, _Item.of(item))
+    ]
+    if not fits and ours.recipient is None and place < len(items):
+        return items[place]
+    return items[place if place in fits else fits[0]] if fits else None
+
+
+def _pays_the_same(wanted: _Item, placed: _Item) -> bool:
+    if placed.recipient is not None and not _is_echo_of(wanted.recipient, placed.recipient):
+        return False
+    if placed.recipient is None and placed.reference is None:
+        return False
+    return placed.reference is None or wanted.reference == placed.reference
 
 
 def _match(ours: list[_Item], theirs: list[_Item]) -> dict[int, int]:

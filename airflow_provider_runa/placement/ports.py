@@ -32,13 +32,27 @@ class OrderReader(Protocol):
 class OrderClient(OrderReader, Protocol):
     """The part of Runa's API that places orders."""
 
+    def reserve_turn(self) -> float:
+        """Reserve the next place in the account's rate limit; return how many seconds to wait for it.
+
+        It is waited for before the record is written, so that a record is never old when its request is sent.
+        """
+        ...
+
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         """Send the order once. The implementation must not retry: the algorithm decides whether to send again."""
         ...
 
 
+class OvertakenError(Exception):
+    """Another attempt works on this identity now. This one must not send or write any more."""
+
+
 class RecordStore(Protocol):
-    """Where the record of one identity is kept. A store that keeps nothing is allowed."""
+    """Where the record of one identity is kept. A store that keeps nothing is allowed.
+
+    A store may raise :class:`OvertakenError`, or a ``PlacementError``, which then ends the attempt as it is.
+    """
 
     async def load(self) -> Record | None:
         """Return the record, or ``None`` if there is none."""

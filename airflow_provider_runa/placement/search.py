@@ -7,10 +7,11 @@ hidden at its start is still hidden.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from airflow_provider_runa.api.errors import RunaNotFoundError
 from airflow_provider_runa.api.models import Order, OrderStatus
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.ports import Clock, OrderClient, OrderReader
@@ -40,22 +41,79 @@ class SearchResult:
         return self.order is None and not self.hidden
 
 
-async def list_since(since: datetime, client: OrderReader) -> AsyncIterator[Order]:
-    """Iterate over all orders since a time.
+class OrderScan:
+    """Reads the order list back to a moment: iterate over it to get the orders that show what they are.
 
-    The result may contain some older orders, too.
+    A listed order that shows no description is **hidden**, whatever its status: it may be any order. Hidden orders are
+    fetched one by one after the list, until they show a description or are final, or the patience ends; ``hidden`` holds
+    the others. A 404 for an order that was listed a moment ago shows nothing, so the order stays hidden.
 
-    :param since: the earliest time at which an order of interest can have been placed, by the caller's clock.
     :param client: Runa.
+    :param clock: the current time.
+    :param since: the earliest time at which an order of interest can have been placed, by the caller's clock.
+    :param known: ids of orders that are of no interest, whatever they show.
+    :param patience: how long to wait for hidden orders, in seconds.
+    :param pause: how long to wait before fetching hidden orders again, in seconds.
     """
-    horizon, newest = since - CLOCK_SLACK, None
-    async for row in client.list_orders():
-        if row.created_at is not None:
-            newest = max(newest or row.created_at, row.created_at)
-            # No contract says how the list is sorted. Stop only after it has gone back by a day, as newest first does.
-            if row.created_at < min(horizon, newest - timedelta(days=1)):
+
+    def __init__(
+        self,
+        client: OrderReader,
+        clock: Clock,
+        *,
+        since: datetime,
+        known: Collection[str] = (),
+        patience: float,
+        pause: float,
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._since = since
+        self._known = known
+        self._patience = patience
+        self._pause = pause
+        #: Ids of the orders that were listed.
+        self.seen: set[str] = set()
+        #: Ids of the orders that are still hidden. The scan is conclusive only if there are none.
+        self.hidden: list[str] = []
+
+    async def __aiter__(self) -> AsyncIterator[Order]:
+        async for row in self._list():
+            self.seen.add(row.id)
+            if row.id in self._known:
+                continue
+            if row.description is None:
+                self.hidden.append(row.id)
+            else:
+                yield row
+        deadline = self._clock.now() + timedelta(seconds=self._patience)
+        while True:
+            for order_id in list(self.hidden):
+                order = await self._fetch(order_id)
+                if order is not None and (order.description is not None or OrderStatus.is_final(order.status)):
+                    self.hidden.remove(order_id)
+                    yield order
+            if not self.hidden or self._clock.now() >= deadline:
                 return
-        yield row
+            await self._clock.sleep(self._pause)
+
+    async def _list(self) -> AsyncIterator[Order]:
+        """Iterate over all orders since the moment. Some older orders may be among them."""
+        horizon, newest = self._since - CLOCK_SLACK, None
+        async for row in self._client.list_orders():
+            if row.created_at is not None:
+                newest = max(newest or row.created_at, row.created_at)
+                # No contract says how the list is sorted. Stop only after it has gone back by a day, as newest first
+                # does.
+                if row.created_at < min(horizon, newest - timedelta(days=1)):
+                    return
+            yield row
+
+    async def _fetch(self, order_id: str) -> Order | None:
+        try:
+            return await self._client.get_order(order_id)
+        except RunaNotFoundError:
+            return None
 
 
 async def search(
@@ -80,27 +138,16 @@ async def search(
     :param pause: how long to wait before fetching hidden orders again, in seconds.
     """
     result = SearchResult()
-    async for row in list_since(since, client):
+    scan = OrderScan(client, clock, since=since, patience=patience, pause=pause)
+    async for row in scan:
         if await _is_the_order(row, identity, result, client):
             return result
-
-    deadline = clock.now() + timedelta(seconds=patience)
-    while result.hidden and clock.now() < deadline:
-        await clock.sleep(pause)
-        for order_id in list(result.hidden):
-            order = await client.get_order(order_id)
-            if OrderStatus.is_final(order.status):
-                result.hidden.remove(order_id)
-                if await _is_the_order(order, identity, result, client):
-                    return result
+    result.hidden = scan.hidden
     return result
 
 
 async def _is_the_order(row: Order, identity: OrderIdentity, result: SearchResult, client: OrderClient) -> bool:
     """Return whether a row of the list is the order in question, and add what the row shows to the result."""
-    if not OrderStatus.is_final(row.status):
-        result.hidden.append(row.id)
-        return False
     generation = identity.generation_in(row.description)
     if generation is None:
         return False
