@@ -1,4 +1,4 @@
-"""Ledgers for the tests: in SQLite's memory, and on a PostgreSQL server of the tests' own where one is installed."""
+"""Ledgers for the tests: SQLite in memory, and a PostgreSQL server for the tests where one is installed."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def database(request: pytest.FixtureRequest) -> Iterator[Database]:
 
 @pytest.fixture
 def campaign() -> Campaign:
-    """A campaign with nothing in its ledger, in SQLite's memory."""
+    """A campaign with an empty ledger, in SQLite in memory."""
     return Campaign()

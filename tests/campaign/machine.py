@@ -1,8 +1,8 @@
 """Paying a campaign as a state machine: hostile events in any order, with the sandbox's own state as the judge.
 
-An attempt runs in a thread of its own, from one boundary to the next: before and after each touch of the ledger, before
-each request, while it is under way, after its answer, and at each pause. It can be killed at any of them, and two can
-take turns. Only one thread runs at a time, and time is simulated, so a schedule replays, and years pass.
+Each attempt runs in its thread, from one boundary to the next: before and after each access to the ledger, before each
+request, while it is in flight, after its answer, and at each pause. It can be killed at any of them, and two can take
+turns. Only one thread runs at a time, and time is simulated, so a schedule replays, and years pass.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ ITEMS, CHUNK = 3, 6
 RECIPIENTS = 8
 TEMPLATE = "PT-01HQ12PV4B8XMBRTK281JM54KK"
 
-#: How long a request may be under way after its sender is gone, and how long after writing its record an attempt may
-#: still send, in seconds: what the policy assumes.
+#: How long a request may be in flight after its sender was killed, and how long after writing its record an attempt may
+#: still send, in seconds: as the policy assumes.
 LONGEST_UNDER_WAY = 110.0
 LONGEST_SENDING = Policy().budget
 
@@ -61,11 +61,11 @@ UNFINISHED = (InvalidCampaignError, RunaError, sa.exc.OperationalError)
 
 
 class Killed(BaseException):
-    """The attempt's process is gone."""
+    """The attempt's process was killed."""
 
 
 class RunningAttempt:
-    """One attempt of a task, in a thread of its own that runs only when the machine lets it."""
+    """One attempt of a task, in a thread that runs only when the machine lets it."""
 
     def __init__(self, world: CampaignMachine, work: Callable[[RunningAttempt], None]) -> None:
         self.clock = world.clock
@@ -143,7 +143,7 @@ def _leaves(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class SteppedLedger(Ledger):
-    """The ledger as an attempt sees it: it may be out of reach."""
+    """The ledger of an attempt, which may be unreachable."""
 
     def __init__(self, world: CampaignMachine, attempt: RunningAttempt) -> None:
         self.world, self.attempt = world, attempt
@@ -191,8 +191,8 @@ WAITS = st.sampled_from(
     [None, "POST under way", "POST answered", "before GET", *(f"before {name}" for name in _TOUCHES)]
 )
 
-#: Runa refuses for a while, maybe after an answer was lost or while a request that timed out is under way yet.
-_refused = st.builds(
+#: Runa rejects for a while, maybe after an answer was lost or while a request that timed out is still in flight.
+_rejected = st.builds(
     Fault,
     st.just("status"),
     status=st.just(422),
@@ -203,7 +203,7 @@ _refused = st.builds(
 _lost = st.builds(Fault, st.sampled_from(["drop_after", "half_answer"]), count=st.sampled_from([1, 2]))
 TREACHEROUS = st.builds(
     Weather,
-    faults=st.one_of(st.tuples(_lost, _refused).map(list), _refused.map(lambda fault: [fault])),
+    faults=st.one_of(st.tuples(_lost, _rejected).map(list), _rejected.map(lambda fault: [fault])),
     timeouts=st.sampled_from([0, 1, 8]),
     funded=st.just(True),
     out_of_reach=st.just(0),
@@ -422,7 +422,7 @@ class CampaignMachine(RuleBasedStateMachine):
         TRIED["event: another run"] += another
         TRIED["event: two at once"] += len(self.running)
         self.runs += another
-        self._let_be(weather)
+        self._set_weather(weather)
         self._step(self._begin(plans=plans, isolate=isolate, concurrency=concurrency), steps, dies=dies)
 
     @precondition(lambda self: not self.running and self.begun < 25)
@@ -439,10 +439,10 @@ class CampaignMachine(RuleBasedStateMachine):
         self, isolate: bool, until: str | None, steps: int, weather: Weather, another: bool, then: Weather, seconds: int
     ) -> None:
         """An attempt stops somewhere, another one does what it can, and then the first goes on."""
-        self._let_be(weather)
+        self._set_weather(weather)
         first = self._begin(isolate=isolate)
         self._step(first, steps, until=until)
-        self._let_be(then)
+        self._set_weather(then)
         self.clock.advance(seconds=seconds)
         self.runs += another
         self._step(self._begin(isolate=isolate), None)
@@ -464,8 +464,8 @@ class CampaignMachine(RuleBasedStateMachine):
 
     # -- what the network, Runa and the database do -------------------------------------------------------------------
 
-    def _let_be(self, weather: Weather) -> None:
-        """Let the weather be such; what it was before is over."""
+    def _set_weather(self, weather: Weather) -> None:
+        """Replace the current faults by those of a weather."""
         self.engine.faults = [replace(fault) for fault in weather.faults]
         self.engine.set_balance("USD", Decimal(100_000 if weather.funded else 0))
         self.timeouts, self.out_of_reach = weather.timeouts, weather.out_of_reach
@@ -492,11 +492,11 @@ class CampaignMachine(RuleBasedStateMachine):
     @rule(
         number=st.integers(0, RECIPIENTS - 1),
         amount=st.sampled_from([10, 20]),
-        kind=st.sampled_from(["good", "good", "bad", "template", "gone"]),
+        kind=st.sampled_from(["good", "good", "bad", "template", "removed"]),
     )
     def change_the_input(self, number: int, amount: int, kind: str) -> None:
         TRIED["event: input changed"] += 1
-        if kind == "gone":
+        if kind == "removed":
             self.rows.pop(number, None)
         else:
             self.rows[number] = (amount, kind)
@@ -531,7 +531,7 @@ class CampaignMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_paid_twice(self) -> None:
-        """Each recipient of the campaign is in at most one order that is not FAILED, and the ledger tells no lies."""
+        """Each recipient of the campaign is in at most one order that is not FAILED, and the ledger is right."""
         for request in list(self.under_way):
             if (self.clock.now() - request.since).total_seconds() > LONGEST_UNDER_WAY:
                 self.under_way.remove(request)  # none is under way for ever; whether it arrived, nobody knows
@@ -547,7 +547,7 @@ class CampaignMachine(RuleBasedStateMachine):
                 assert not orders, f"{row['state']}, says the ledger, and there is an order"
 
     @invariant()
-    def no_recipient_is_told(self) -> None:
+    def no_recipient_is_named(self) -> None:
         assert not [text for text in self.messages.texts if "@example.com" in text], "a recipient is named in the log"
         self.messages.texts.clear()
 
@@ -565,11 +565,11 @@ class CampaignMachine(RuleBasedStateMachine):
             LOG.propagate = True
 
     def _settle(self) -> None:
-        """Once faults stop and the input is mended, a few attempts pay everybody exactly once."""
+        """Once faults stop and the input is fixed, a few attempts pay everybody exactly once."""
         for attempt in list(self.running):
             attempt.kill()
         self.running.clear()
-        self._let_be(FAIR)
+        self._set_weather(FAIR)
         for request in list(self.under_way):
             self._arrive(request, lost=False)
         self.nobody_is_paid_twice()
@@ -578,8 +578,8 @@ class CampaignMachine(RuleBasedStateMachine):
         wanted = known | set(self.rows)
         self.rows = dict.fromkeys(wanted, (15, "good"))
         self.runs += 1
-        # An order that is sent may end FAILED, its rows be refused, planned again, sent again, and then settled; and an
-        # attempt that knows nothing passes one spent key at a time.
+        # An order that is sent may end FAILED, its rows be rejected, planned again, sent again, and then settled. An
+        # attempt without a record passes one spent key at a time.
         for _ in range(8 + len(self.engine.order_posts)):
             if self._states() == ({"paid"} if wanted else set()) and len(self._at_runa()) == len(wanted):
                 break
@@ -610,7 +610,7 @@ class CampaignMachine(RuleBasedStateMachine):
         assert not left, "what was sent is kept although it is paid"
 
     def _come_later(self) -> None:
-        """Whoever comes a year after the end sends nothing."""
+        """An attempt a year after the end sends nothing."""
         posts = sum(self.engine.order_posts.values())
         self.clock.advance(days=366)
         self.runs += 1

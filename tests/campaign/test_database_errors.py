@@ -1,4 +1,4 @@
-"""What an error of the ledger's database tells: it may end up in a task's log, so no recipient."""
+"""An error of the ledger's database names no recipient, because it may be in a task's log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from tests.campaign.world import Campaign, row
 
 
-def test_it_tells_no_recipient() -> None:
+def test_it_names_no_recipient() -> None:
     campaign = Campaign()
     with campaign.database.begin() as connection:
         connection.execute(sa.text("DROP TABLE runa_ledger"))

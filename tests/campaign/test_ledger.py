@@ -66,13 +66,13 @@ def test_creating_it_again_changes_nothing(campaign: Campaign) -> None:
     assert campaign.states() == {"planned": 3}
 
 
-def test_a_ledger_of_another_release_is_refused(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_of_another_release_is_rejected(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "VERSION", 2)
     with pytest.raises(LedgerVersionError, match="have version 1, and this release needs version 2"):
         create(campaign.database)
 
 
-def test_what_sqlite_has_taken_survives_a_power_cut(tmp_path: Path) -> None:
+def test_a_commit_in_sqlite_survives_a_power_cut(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path}/ledger.db")
     with engine.connect() as connection:
         found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
@@ -80,7 +80,7 @@ def test_what_sqlite_has_taken_survives_a_power_cut(tmp_path: Path) -> None:
     assert found == ["wal", 2]  # 2: FULL, synced at each commit
 
 
-def test_whoever_reads_needs_a_ledger_and_makes_none(database: Database) -> None:
+def test_a_reader_needs_a_ledger_and_creates_none(database: Database) -> None:
     for _ in range(2):
         with pytest.raises(InvalidCampaignError, match="ledger: there is none in"):
             check(database)
@@ -88,13 +88,13 @@ def test_whoever_reads_needs_a_ledger_and_makes_none(database: Database) -> None
     check(database)
 
 
-def test_whoever_reads_is_told_of_another_release(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_rejects_a_ledger_of_another_release(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "VERSION", 2)
     with pytest.raises(LedgerVersionError, match="have version 1, and this release needs version 2"):
         check(campaign.database)
 
 
-def test_whoever_reads_a_file_leaves_it_as_it_is(tmp_path: Path) -> None:
+def test_a_reader_does_not_change_a_file(tmp_path: Path) -> None:
     path = tmp_path / "another.db"
     with closing(sqlite3.connect(path)) as another:
         another.execute("CREATE TABLE winners (name)")
@@ -119,7 +119,7 @@ def test_a_file_is_found_by_its_uri_too(uri: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_many_create_it_at_once(kind: str, request: pytest.FixtureRequest, tmp_path: Any) -> None:
+def test_many_processes_can_create_it_at_once(kind: str, request: pytest.FixtureRequest, tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db" if kind == "sqlite" else request.getfixturevalue("postgres")
     together = threading.Barrier(8)
     ids: list[int] = []
@@ -168,7 +168,7 @@ def test_amounts_and_moments_come_back_exact(campaign: Campaign) -> None:
     assert campaign.total("planned") == Decimal("123456789.11")
 
 
-def test_rows_are_told_without_what_is_sent_and_without_links(campaign: Campaign) -> None:
+def test_rows_are_read_without_items_and_without_links(campaign: Campaign) -> None:
     planned(campaign)
     (found, *_) = campaign.ledger.rows("planned")
     assert not {"item", "payout_link"} & set(found)
@@ -176,7 +176,7 @@ def test_rows_are_told_without_what_is_sent_and_without_links(campaign: Campaign
     assert list(campaign.ledger.rows("paid")) == []
 
 
-def test_totals_are_of_one_currency_if_asked(campaign: Campaign) -> None:
+def test_totals_can_be_limited_to_one_currency(campaign: Campaign) -> None:
     campaign.plan([row(1)])
     campaign.plan(
         [row(2, amount=7)], run="euro", currency="EUR", defaults={"template_id": "PT-01HQ130AHCKRRB45Z5XV2Y8W9K"}
@@ -203,7 +203,7 @@ def test_the_same_run_takes_its_batch_again_at_once(campaign: Campaign) -> None:
     assert [taken(campaign, batch), taken(campaign, batch)] == [1, 2]
 
 
-def test_what_an_attempt_writes_down_renews_its_lease(campaign: Campaign) -> None:
+def test_saving_the_record_renews_the_lease(campaign: Campaign) -> None:
     batch = planned(campaign)
     attempt = taken(campaign, batch, "one")
     campaign.clock.advance(seconds=LEASE.total_seconds() - 1)
@@ -212,7 +212,7 @@ def test_what_an_attempt_writes_down_renews_its_lease(campaign: Campaign) -> Non
     assert campaign.ledger.take(batch.id, "two", campaign.clock.now()) is None
 
 
-def test_what_is_placed_or_closed_is_taken_by_nobody(campaign: Campaign) -> None:
+def test_a_placed_or_closed_batch_cannot_be_taken(campaign: Campaign) -> None:
     batch = planned(campaign)
     attempt = taken(campaign, batch)
     campaign.ledger.mark_placed(batch.id, attempt, order_id="O-1", reference="af-x.0")
@@ -224,7 +224,7 @@ def test_what_is_placed_or_closed_is_taken_by_nobody(campaign: Campaign) -> None
 # -- fencing ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_attempt_that_was_overtaken_writes_nothing(campaign: Campaign) -> None:
+def test_a_fenced_attempt_writes_nothing(campaign: Campaign) -> None:
     ledger, now = campaign.ledger, campaign.clock.now()
     batch = planned(campaign)
     old = taken(campaign, batch)
@@ -237,9 +237,9 @@ def test_an_attempt_that_was_overtaken_writes_nothing(campaign: Campaign) -> Non
     with pytest.raises(FencedError):
         ledger.mark_placed(batch.id, old, order_id="O-1", reference="af-x.0")
     with pytest.raises(FencedError):
-        ledger.reject(batch.id, old, "refused")
+        ledger.reject(batch.id, old, "rejected")
     with pytest.raises(FencedError):
-        ledger.split(batch, old, "refused", now)
+        ledger.split(batch, old, "rejected", now)
     ledger.note_error(batch.id, old, "lost")
 
     assert list(ledger.rows()) == before
@@ -247,10 +247,10 @@ def test_an_attempt_that_was_overtaken_writes_nothing(campaign: Campaign) -> Non
     ledger.mark_placed(batch.id, new, order_id="O-1", reference="af-x.0")
 
 
-def test_an_attempt_writes_nothing_into_a_batch_that_is_closed(campaign: Campaign) -> None:
+def test_an_attempt_writes_nothing_to_a_closed_batch(campaign: Campaign) -> None:
     batch = planned(campaign)
     attempt = taken(campaign, batch)
-    campaign.ledger.reject(batch.id, attempt, "refused")
+    campaign.ledger.reject(batch.id, attempt, "rejected")
     with pytest.raises(FencedError):
         campaign.ledger.mark_placed(batch.id, attempt, order_id="O-1", reference="af-x.0")
     assert campaign.states() == {"rejected": 3}
@@ -268,10 +268,10 @@ def test_a_record_is_kept_and_its_rows_count_as_sent(campaign: Campaign) -> None
     assert {found["sent_at"] for found in campaign.ledger.rows()} == {START}, "sent first"
 
 
-def test_the_order_of_a_batch_that_is_settled_or_split_is_not_there_any_more(campaign: Campaign) -> None:
+def test_the_order_of_a_settled_or_split_batch_cannot_be_read(campaign: Campaign) -> None:
     batch = planned(campaign)
     attempt = taken(campaign, batch)
-    campaign.ledger.split(batch, attempt, "refused", campaign.clock.now())
+    campaign.ledger.split(batch, attempt, "rejected", campaign.clock.now())
     with pytest.raises(FencedError):
         campaign.ledger.order(batch)
     half = campaign.ledger.batches(BatchState.OPEN)[0]
@@ -286,7 +286,7 @@ def test_a_split_keeps_the_rows_and_their_order(campaign: Campaign) -> None:
     batch = planned(campaign, 5, 4, 3, 2, 1)
     attempt = taken(campaign, batch)
     campaign.ledger.save_record(batch.id, attempt, record(), campaign.clock.now())
-    halves = campaign.ledger.split(batch, attempt, "refused", campaign.clock.now())
+    halves = campaign.ledger.split(batch, attempt, "rejected", campaign.clock.now())
     addresses = [
         [item.distribution_method.email_address for item in campaign.ledger.order(half).items] for half in halves
     ]
@@ -305,7 +305,7 @@ def placed_batch(campaign: Campaign) -> Batch:
     return placed
 
 
-def test_paid_rows_keep_nothing_that_was_sent(campaign: Campaign) -> None:
+def test_what_was_sent_for_paid_rows_is_erased(campaign: Campaign) -> None:
     placed = placed_batch(campaign)
     campaign.ledger.settle_completed(placed, {0: ("E-1", None), 2: ("E-3", "https://link")}, campaign.clock.now())
     with campaign.database.begin() as connection:
@@ -317,7 +317,7 @@ def test_paid_rows_keep_nothing_that_was_sent(campaign: Campaign) -> None:
         ]
 
 
-def test_only_the_first_settles(campaign: Campaign) -> None:
+def test_a_batch_is_settled_only_once(campaign: Campaign) -> None:
     placed = placed_batch(campaign)
     campaign.ledger.settle_completed(placed, {}, campaign.clock.now())
     with pytest.raises(FencedError):
@@ -328,7 +328,7 @@ def test_only_the_first_settles(campaign: Campaign) -> None:
     assert {found["item_id"] for found in campaign.ledger.rows()} == {None}
 
 
-def test_failed_rows_keep_what_is_sent_for_them_and_the_reason(campaign: Campaign) -> None:
+def test_failed_rows_keep_their_items_and_the_reason(campaign: Campaign) -> None:
     placed = placed_batch(campaign)
     campaign.ledger.settle_failed(placed, "it FAILED")
     assert [(found["state"], found["error"]) for found in campaign.ledger.rows()] == [("failed", "it FAILED")] * 3
@@ -341,7 +341,7 @@ def test_failed_rows_keep_what_is_sent_for_them_and_the_reason(campaign: Campaig
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_two_that_plan_at_once_plan_each_recipient_once(
+def test_runs_that_plan_at_once_plan_each_recipient_once(
     kind: str, request: pytest.FixtureRequest, tmp_path: Any
 ) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db" if kind == "sqlite" else request.getfixturevalue("postgres")

@@ -1,4 +1,4 @@
-"""Paying: batches into orders, refusals and failures into the rows they concern, and results into the ledger."""
+"""Paying and settling: orders of batches, rejected and failed rows, and results in the ledger."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows(*numbers: int, **fields: Any) -> list[dict[str, Any]]:
 
 
 def bad(number: int) -> dict[str, Any]:
-    """Return a row that Runa refuses, and that no plan can know of: above what the product allows."""
+    """Return a row that a plan accepts and Runa rejects: its amount is above what the product allows."""
     return row(number, product="AMZ-US", amount=501)
 
 
@@ -73,7 +73,7 @@ def test_everybody_is_paid_once_and_the_ledger_knows(campaign: Campaign) -> None
         assert None not in (found["item_id"], found["sent_at"], found["paid_at"])
 
 
-def test_an_order_tells_its_campaign_and_its_batch(campaign: Campaign) -> None:
+def test_an_order_names_its_campaign_and_its_batch(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     (batch,) = campaign.ledger.batches(BatchState.OPEN)
     finish(campaign)
@@ -92,7 +92,7 @@ def test_paying_again_sends_nothing(campaign: Campaign) -> None:
     assert len(campaign.engine.orders()) == 1
 
 
-def test_rows_are_sent_until_their_order_is_done(campaign: Campaign) -> None:
+def test_rows_are_sent_until_their_order_is_final(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     campaign.pay()
     (batch,) = campaign.ledger.batches(BatchState.PLACED)
@@ -104,9 +104,9 @@ def test_rows_are_sent_until_their_order_is_done(campaign: Campaign) -> None:
     assert campaign.settle() == []
 
 
-def test_progress_is_told_after_each_order(campaign: Campaign) -> None:
+def test_progress_is_called_after_each_order(campaign: Campaign) -> None:
     campaign.plan(rows(*range(450)))
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     asyncio.run(
         pay(
             campaign.ledger,
@@ -114,13 +114,13 @@ def test_progress_is_told_after_each_order(campaign: Campaign) -> None:
             client=campaign.client,
             clock=campaign.clock,
             concurrency=1,
-            progress=lambda paid, left: told.append((paid.placed, left)),
+            progress=lambda paid, left: calls.append((paid.placed, left)),
         )
     )
-    assert told == [(1, 2), (2, 1), (3, 0)]
+    assert calls == [(1, 2), (2, 1), (3, 0)]
 
 
-def test_orders_are_under_way_at_once(campaign: Campaign) -> None:
+def test_orders_are_placed_at_once(campaign: Campaign) -> None:
     campaign.plan(rows(*range(1000)))
     client = WaitingClient(campaign)
     asyncio.run(pay(campaign.ledger, owner="run", client=client, clock=campaign.clock, concurrency=4))
@@ -149,7 +149,7 @@ def test_an_order_takes_one_request_until_it_is_settled(campaign: Campaign) -> N
 
 
 class WaitingClient:
-    """A client that waits a turn, and counts the requests that wait with it."""
+    """A client that waits in each request, and counts the requests that wait at once."""
 
     def __init__(self, campaign: Campaign) -> None:
         self.real = campaign.client
@@ -181,7 +181,7 @@ def test_links_are_not_kept(campaign: Campaign) -> None:
     assert links(campaign) == [None, None]
 
 
-def test_links_are_kept_if_asked(campaign: Campaign) -> None:
+def test_links_are_kept_on_request(campaign: Campaign) -> None:
     campaign.plan(rows(1, 2, **LINK))
     campaign.pay()
     campaign.clock.advance(seconds=10)
@@ -197,7 +197,7 @@ def test_equal_items_get_an_id_each(campaign: Campaign) -> None:
     assert len({found["item_id"] for found in campaign.ledger.rows()} - {None}) == 3
 
 
-# -- failures and refusals --------------------------------------------------------------------------------------------
+# -- failures and rejections ------------------------------------------------------------------------------------------
 
 
 def test_an_order_that_failed_fails_only_its_rows_and_the_next_plan_pays_them(campaign: Campaign) -> None:
@@ -213,7 +213,7 @@ def test_an_order_that_failed_fails_only_its_rows_and_the_next_plan_pays_them(ca
     assert campaign.states() == {"paid": 201}
 
 
-def test_rows_of_an_order_that_failed_are_planned_again_as_they_were_for_who_placed_it(campaign: Campaign) -> None:
+def test_failed_rows_are_planned_again_unchanged_for_the_run_that_placed_them(campaign: Campaign) -> None:
     campaign.plan(rows(*range(201)))
     campaign.fault("fail_order", skip=1)
     finish(campaign)
@@ -230,15 +230,15 @@ def test_rows_of_an_order_that_failed_are_planned_again_as_they_were_for_who_pla
     assert campaign.states() == {"paid": 201}
 
 
-def test_rows_that_were_refused_or_are_paid_are_not_planned_again(campaign: Campaign) -> None:
+def test_rejected_and_paid_rows_are_not_planned_again(campaign: Campaign) -> None:
     campaign.plan([bad(1), row(3)])
     finish(campaign)
     assert campaign.states() == {"rejected": 1, "paid": 1}
     assert campaign.ledger.plan_failed_again("run", campaign.clock.now()) == 0
 
 
-def test_an_order_that_failed_before_it_was_looked_at_frees_its_rows(campaign: Campaign) -> None:
-    # Its answer was lost, so that the attempt sees it only as one that has FAILED already.
+def test_an_order_that_failed_before_it_was_read_frees_its_rows(campaign: Campaign) -> None:
+    # Its answer was lost, so the attempt reads it only when it has already FAILED.
     failing = Campaign(campaign.database, processing_delay=0.0)
     failing.plan(rows(1))
     failing.fault("fail_order")
@@ -249,7 +249,7 @@ def test_an_order_that_failed_before_it_was_looked_at_frees_its_rows(campaign: C
     assert failing.paid() == once(1)
 
 
-def test_a_refused_order_rejects_only_its_rows(campaign: Campaign) -> None:
+def test_a_rejected_order_rejects_only_its_rows(campaign: Campaign) -> None:
     campaign.plan([bad(1), good(2), row(3)])
     paid = finish(campaign)
     assert campaign.states() == {"rejected": 2, "paid": 1}
@@ -273,7 +273,7 @@ def test_exactly_the_offending_rows_are_isolated(campaign: Campaign) -> None:
     assert campaign.states() == {"paid": 197, "rejected": 3}
 
 
-def test_isolating_goes_on_where_a_killed_attempt_stopped(campaign: Campaign) -> None:
+def test_isolating_resumes_where_a_killed_attempt_stopped(campaign: Campaign) -> None:
     campaign.plan([bad(n) if n == 3 else good(n) for n in range(8)])
     for number in range(1, 12):
         with contextlib.suppress(MemoryError):
@@ -294,7 +294,7 @@ def test_isolating_goes_on_where_a_killed_attempt_stopped(campaign: Campaign) ->
 
 
 class DyingClient:
-    """A client that dies with its n-th order, before or after it was placed."""
+    """A client that fails at its n-th order, before or after it was placed."""
 
     def __init__(self, campaign: Campaign, number: int) -> None:
         self.real = campaign.client
@@ -311,7 +311,7 @@ class DyingClient:
         return placed
 
 
-def test_a_balance_that_is_empty_stops_the_attempt_and_a_top_up_heals(campaign: Campaign) -> None:
+def test_an_empty_balance_stops_the_attempt_until_a_top_up(campaign: Campaign) -> None:
     campaign.plan(rows(*range(1000)))
     campaign.engine.set_balance("USD", Decimal(4500))
     paid = asyncio.run(pay(campaign.ledger, owner="run", client=campaign.client, clock=campaign.clock, concurrency=1))
@@ -327,7 +327,7 @@ def test_a_balance_that_is_empty_stops_the_attempt_and_a_top_up_heals(campaign: 
     assert campaign.states() == {"paid": 1000}
 
 
-def test_a_key_that_is_refused_stops_the_attempt(campaign: Campaign) -> None:
+def test_a_rejected_api_key_stops_the_attempt(campaign: Campaign) -> None:
     campaign.plan(rows(*range(1000)))
     campaign.fault("status", status=401)
     paid = asyncio.run(pay(campaign.ledger, owner="run", client=campaign.client, clock=campaign.clock, concurrency=1))
@@ -337,8 +337,8 @@ def test_a_key_that_is_refused_stops_the_attempt(campaign: Campaign) -> None:
     assert campaign.paid() == once(*range(1000))
 
 
-def test_a_refusal_after_a_lost_answer_does_not_free_the_rows(campaign: Campaign) -> None:
-    """The lost one was placed: whoever believed the refusal would pay twice."""
+def test_a_rejection_after_a_lost_answer_does_not_free_the_rows(campaign: Campaign) -> None:
+    """The order whose answer was lost was placed: trusting the rejection would pay twice."""
     campaign.plan(rows(1))
     campaign.fault("drop_after")
     campaign.fault("status", status=422, type="validation_error", skip=1, count=1)
@@ -347,8 +347,8 @@ def test_a_refusal_after_a_lost_answer_does_not_free_the_rows(campaign: Campaign
     assert campaign.paid() == once(1)
 
 
-def test_a_refusal_frees_rows_only_when_an_earlier_request_must_have_shown(campaign: Campaign) -> None:
-    """Of a refusal that Runa does not keep under the key no answer tells whether the earlier request was placed."""
+def test_a_rejection_frees_rows_only_when_an_earlier_order_must_be_in_the_list(campaign: Campaign) -> None:
+    """If Runa does not store the rejection under the key, no answer shows whether the earlier request was placed."""
     campaign.plan(rows(1))
     campaign.fault("drop_before", count=100)
     campaign.pay()
@@ -364,7 +364,7 @@ def test_a_refusal_frees_rows_only_when_an_earlier_request_must_have_shown(campa
     assert campaign.paid() == once(1)
 
 
-def test_an_earlier_request_that_shows_meanwhile_is_found(campaign: Campaign) -> None:
+def test_an_earlier_request_that_arrives_meanwhile_is_found(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     late = LateClient(campaign)
     asyncio.run(pay(campaign.ledger, owner="run", client=late, clock=campaign.clock))
@@ -387,7 +387,7 @@ def test_an_earlier_request_that_shows_meanwhile_is_found(campaign: Campaign) ->
 
 
 class LateClient:
-    """A client whose requests are lost on their way, and the last of them arrives in the end."""
+    """A client whose requests are lost, and the last of them arrives late."""
 
     def __init__(self, campaign: Campaign) -> None:
         self.real = campaign.client
@@ -402,7 +402,7 @@ class LateClient:
         await self.real.create_order(order, idempotency_key=key, execution_mode=mode)
 
 
-def test_an_unknown_outcome_leaves_the_rows_sent_and_the_next_attempt_finds_out(campaign: Campaign) -> None:
+def test_an_unknown_outcome_leaves_the_rows_sent_for_the_next_attempt(campaign: Campaign) -> None:
     campaign.plan(rows(1, 2))
     campaign.fault("drop_after", count=100)
     campaign.fault("drop_before", count=1000, method="GET", path="/order")
@@ -431,7 +431,7 @@ def test_rows_whose_outcome_is_unknown_are_found_a_year_later(campaign: Campaign
 # -- several at once --------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_of_another_run_is_waited_for_until_its_lease_ends(campaign: Campaign) -> None:
+def test_a_run_waits_for_a_batch_of_another_run_until_its_lease_ends(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     (batch,) = campaign.ledger.batches(BatchState.OPEN)
     began = campaign.clock.now()
@@ -443,7 +443,7 @@ def test_a_batch_of_another_run_is_waited_for_until_its_lease_ends(campaign: Cam
     assert campaign.paid() == once(1)
 
 
-def test_a_batch_that_stays_with_another_run_is_not_waited_for_for_ever(campaign: Campaign) -> None:
+def test_a_run_does_not_wait_for_ever_for_a_batch_of_another_run(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     (batch,) = campaign.ledger.batches(BatchState.OPEN)
     campaign.ledger.take(batch.id, "one", campaign.clock.now() + LEASE * 10)  # it takes the batch again and again
@@ -451,7 +451,7 @@ def test_a_batch_that_stays_with_another_run_is_not_waited_for_for_ever(campaign
     assert campaign.engine.orders() == []
 
 
-def test_what_another_run_takes_late_is_waited_for_as_long(campaign: Campaign) -> None:
+def test_a_run_waits_as_long_for_a_batch_that_another_run_takes_late(campaign: Campaign) -> None:
     campaign.plan(rows(*range(201)))
     second = campaign.ledger.batches(BatchState.OPEN)[1]
     campaign.ledger.take(second.id, "one", campaign.clock.now())
@@ -467,7 +467,7 @@ def test_what_another_run_takes_late_is_waited_for_as_long(campaign: Campaign) -
     assert paid.placed == 2
 
 
-def test_the_same_run_goes_on_at_once(campaign: Campaign) -> None:
+def test_the_same_run_continues_at_once(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     (batch,) = campaign.ledger.batches(BatchState.OPEN)
     campaign.ledger.take(batch.id, "run", campaign.clock.now())
@@ -476,7 +476,7 @@ def test_the_same_run_goes_on_at_once(campaign: Campaign) -> None:
 
 
 class Meanwhile:
-    """A client that lets something happen while its first request is under way."""
+    """A client that calls a function while its first request is in flight."""
 
     def __init__(self, campaign: Campaign, event: Any, *, when: str) -> None:
         self.real = campaign.client
@@ -500,7 +500,7 @@ class Meanwhile:
 
 
 @pytest.mark.parametrize("when", ["before POST", "after POST"])
-def test_an_attempt_that_was_overtaken_does_no_harm(campaign: Campaign, when: str) -> None:
+def test_a_fenced_attempt_does_no_harm(campaign: Campaign, when: str) -> None:
     campaign.plan(rows(1, 2))
 
     async def overtake() -> None:
@@ -514,7 +514,7 @@ def test_an_attempt_that_was_overtaken_does_no_harm(campaign: Campaign, when: st
     assert campaign.states() == {"paid": 2}
 
 
-def test_two_of_one_run_do_not_take_a_batch_from_each_other_to_and_fro(campaign: Campaign) -> None:
+def test_two_attempts_of_one_run_do_not_take_a_batch_from_each_other_for_ever(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     (batch,) = campaign.ledger.batches(BatchState.OPEN)
     client = WaitingClient(campaign)
@@ -534,8 +534,8 @@ def test_two_of_one_run_do_not_take_a_batch_from_each_other_to_and_fro(campaign:
     assert campaign.paid() == once(1)
 
 
-def test_two_settle_the_same_orders(campaign: Campaign) -> None:
-    """The second finds nothing of what was sent any more, and leaves what the first has noted."""
+def test_two_runs_settle_the_same_orders(campaign: Campaign) -> None:
+    """The second finds that what was sent is erased, and keeps what the first has written."""
     campaign.plan(rows(1, 2))
     campaign.pay()
     campaign.clock.advance(seconds=10)
@@ -565,7 +565,7 @@ def test_an_order_that_cannot_be_read_is_settled_later(campaign: Campaign) -> No
 
 
 @pytest.mark.parametrize("listed", ["COMPLETED", "FAILED"])
-def test_an_order_that_only_the_list_calls_settled_is_settled_later(campaign: Campaign, listed: str) -> None:
+def test_an_order_that_is_final_only_in_the_list_is_settled_later(campaign: Campaign, listed: str) -> None:
     campaign.plan(rows(1))
     campaign.pay()
     (batch,) = campaign.ledger.batches(BatchState.PLACED)
@@ -582,11 +582,11 @@ def test_an_order_that_only_the_list_calls_settled_is_settled_later(campaign: Ca
 
 
 class TimedOut(BaseException):
-    """As Airflow's ``execution_timeout``, which is raised wherever the task is."""
+    """Like Airflow's ``execution_timeout``, which can be raised anywhere in the task."""
 
 
 @pytest.mark.parametrize("kind", [OSError, TimedOut])
-def test_what_is_raised_while_paying_comes_out_as_itself(
+def test_an_exception_while_paying_is_raised_unchanged(
     campaign: Campaign, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
     campaign.plan(rows(*range(400)))

@@ -1,4 +1,4 @@
-"""Planning: what comes into the ledger, what is left out of it, and what undoes the whole plan."""
+"""Planning: which rows are written to the ledger, which are left out, and what undoes the whole plan."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def rows(*numbers: int, **fields: Any) -> list[dict[str, Any]]:
     return [row(number, **fields) for number in numbers]
 
 
-def refusal(campaign: Campaign, given: Any, **options: Any) -> str:
-    """Plan something that is refused; nothing of it may be in the ledger."""
+def rejection(campaign: Campaign, given: Any, **options: Any) -> str:
+    """Plan rows that are rejected, check that none of them is in the ledger, and return the error."""
     before = list(campaign.ledger.rows()), campaign.ledger.batches(BatchState.OPEN)
     with pytest.raises(InvalidCampaignError) as caught:
         campaign.plan(given, **options)
     assert (list(campaign.ledger.rows()), campaign.ledger.batches(BatchState.OPEN)) == before
     assert campaign.engine.orders() == []
-    told = str(caught.value)
-    assert told.endswith("Nothing was planned, and nothing was sent.")
-    assert "\n" not in told
-    assert "example.com" not in told
-    return told
+    text = str(caught.value)
+    assert text.endswith("Nothing was planned, and nothing was sent.")
+    assert "\n" not in text
+    assert "example.com" not in text
+    return text
 
 
 def sizes(campaign: Campaign) -> list[int]:
@@ -72,26 +72,26 @@ def test_a_report_reads_as_one_line(campaign: Campaign) -> None:
 
 
 def test_a_wrong_row_is_named_by_its_number(campaign: Campaign) -> None:
-    told = refusal(campaign, [row(1), row(2, amount="-7311"), row(3)])
-    assert told.startswith("rows[1]: face_value")
-    assert "7311" not in told
+    text = rejection(campaign, [row(1), row(2, amount="-7311"), row(3)])
+    assert text.startswith("rows[1]: face_value")
+    assert "7311" not in text
 
 
 def test_many_wrong_rows_are_counted(campaign: Campaign) -> None:
-    told = refusal(campaign, rows(*range(8), amount=0))
-    assert "rows[4]" in told
-    assert "rows[5]" not in told
-    assert "; and 3 more. " in told
+    text = rejection(campaign, rows(*range(8), amount=0))
+    assert "rows[4]" in text
+    assert "rows[5]" not in text
+    assert "; and 3 more. " in text
 
 
 def test_a_duplicate_is_found_in_a_chunk(campaign: Campaign) -> None:
-    told = refusal(campaign, rows(1, 2, 1))
-    assert "rows[2].recipient_key: is the same as rows[0], and can be paid once only" in told
+    text = rejection(campaign, rows(1, 2, 1))
+    assert "rows[2].recipient_key: is the same as rows[0], and can be paid once only" in text
 
 
 def test_a_duplicate_is_found_across_chunks(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "CHUNK", 2)
-    assert "rows[4].recipient_key: is the same as rows[0]" in refusal(campaign, rows(1, 2, 3, 4, 1))
+    assert "rows[4].recipient_key: is the same as rows[0]" in rejection(campaign, rows(1, 2, 3, 4, 1))
 
 
 def test_a_duplicate_of_a_row_that_was_written_already_is_found(
@@ -99,16 +99,16 @@ def test_a_duplicate_of_a_row_that_was_written_already_is_found(
 ) -> None:
     monkeypatch.setattr(plan_module, "MAX_ITEMS", 2)
     monkeypatch.setattr(plan_module, "CHUNK", 2)
-    assert "rows[2].recipient_key: is the same as a row before" in refusal(campaign, rows(1, 2, 1))
+    assert "rows[2].recipient_key: is the same as a row before" in rejection(campaign, rows(1, 2, 1))
     # Its chunk was looked up in the ledger before the first of them was written.
     monkeypatch.setattr(plan_module, "CHUNK", 1000)
-    assert "rows[2].recipient_key: is the same as rows[0]" in refusal(campaign, rows(1, 2, 1))
+    assert "rows[2].recipient_key: is the same as rows[0]" in rejection(campaign, rows(1, 2, 1))
 
 
-def test_an_input_that_breaks_off_leaves_nothing(campaign: Campaign) -> None:
+def test_an_input_that_breaks_off_plans_nothing(campaign: Campaign) -> None:
     def broken() -> Iterator[dict[str, Any]]:
         yield from rows(*range(1500))
-        raise ConnectionError("the warehouse is gone")
+        raise ConnectionError("the warehouse is down")
 
     with pytest.raises(ConnectionError):
         campaign.plan(broken())
@@ -117,10 +117,10 @@ def test_an_input_that_breaks_off_leaves_nothing(campaign: Campaign) -> None:
     assert campaign.plan(rows(1)).planned == 1, "the run counts as one that has planned"
 
 
-# -- what the ledger knows already ------------------------------------------------------------------------------------
+# -- rows that the ledger already has ----------------------------------------------------------------------------------
 
 
-def test_who_is_paid_is_left_out_for_ever(campaign: Campaign) -> None:
+def test_paid_recipients_are_left_out_for_ever(campaign: Campaign) -> None:
     campaign.plan(rows(1, 2))
     finish(campaign)
     campaign.clock.advance(days=400)
@@ -128,13 +128,13 @@ def test_who_is_paid_is_left_out_for_ever(campaign: Campaign) -> None:
     assert (report.already_paid, report.planned, report.to_pay) == (2, 1, 1)
 
 
-def test_who_is_in_an_open_plan_is_left_out(campaign: Campaign) -> None:
+def test_recipients_in_an_open_plan_are_left_out(campaign: Campaign) -> None:
     campaign.plan(rows(1, 2))
     report = campaign.plan(rows(2, 3, amount=99), run="another")
     assert (report.already_open, report.planned, report.to_pay, report.total) == (1, 1, 3, Decimal(119))
 
 
-def test_a_campaign_of_another_name_knows_nothing_of_it(campaign: Campaign) -> None:
+def test_another_campaign_plans_the_same_recipients(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     other = Campaign(campaign.database, name="autumn")
     assert other.plan(rows(1)).planned == 1
@@ -149,20 +149,20 @@ def test_a_plan_is_frozen_for_its_run(campaign: Campaign) -> None:
     assert set(campaign.states()) == {"planned"}
 
 
-def test_a_plan_of_nobody_is_none(campaign: Campaign) -> None:
+def test_an_empty_plan_freezes_nothing(campaign: Campaign) -> None:
     """The query came too early: cleared later, the task must not be green without paying anybody."""
     assert campaign.plan([]).to_pay == 0
     assert campaign.plan(rows(1)).planned == 1
 
 
 @pytest.mark.parametrize("currency", ["usd", "US", " USD"])
-def test_a_currency_that_is_none_is_not_planned(campaign: Campaign, currency: str) -> None:
+def test_an_invalid_currency_is_rejected(campaign: Campaign, currency: str) -> None:
     with pytest.raises(InvalidCampaignError, match="currency: must be three capital letters"):
         campaign.plan(rows(1), currency=currency)
     assert campaign.states() == {}
 
 
-def test_a_failed_row_is_taken_up_again_with_the_current_input(campaign: Campaign) -> None:
+def test_a_failed_row_is_planned_again_with_the_current_input(campaign: Campaign) -> None:
     campaign.fault("fail_order")
     campaign.plan(rows(1, 2))
     finish(campaign)
@@ -179,7 +179,7 @@ def test_a_failed_row_is_taken_up_again_with_the_current_input(campaign: Campaig
     )
 
 
-def test_a_rejected_row_is_taken_up_again_with_the_current_input(campaign: Campaign) -> None:
+def test_a_rejected_row_is_planned_again_with_the_current_input(campaign: Campaign) -> None:
     campaign.plan(rows(1, product="AMZ-US", amount=501))
     finish(campaign)
     assert campaign.states() == {"rejected": 1}
@@ -188,7 +188,7 @@ def test_a_rejected_row_is_taken_up_again_with_the_current_input(campaign: Campa
     assert campaign.total("paid") == 500
 
 
-def test_another_run_takes_up_failed_rows_too(campaign: Campaign) -> None:
+def test_another_run_plans_failed_rows_again_too(campaign: Campaign) -> None:
     campaign.fault("fail_order")
     campaign.plan(rows(1))
     finish(campaign)
@@ -203,7 +203,7 @@ def test_a_duplicate_of_a_failed_row_is_found(campaign: Campaign) -> None:
         campaign.plan(rows(1, 1), run="another")
 
 
-def test_rows_that_have_become_wrong_do_not_keep_a_frozen_plan_from_being_paid(
+def test_rows_that_are_wrong_now_do_not_block_a_frozen_plan(
     campaign: Campaign, caplog: pytest.LogCaptureFixture
 ) -> None:
     campaign.fault("drop_after", count=100)
@@ -221,7 +221,7 @@ def test_rows_that_have_become_wrong_do_not_keep_a_frozen_plan_from_being_paid(
     assert campaign.states() == {"paid": 2}
 
 
-def test_neither_a_header_nor_a_product_shows_who_is_paid(campaign: Campaign) -> None:
+def test_errors_show_neither_a_header_nor_a_product_that_may_be_data(campaign: Campaign) -> None:
     headless = {"customer-1": "customer-2", "10": "10", "ada@example.com": "grace@example.com"}
     with pytest.raises(InvalidCampaignError, match=r"has no use for the field\(s\) \*\*\*, \*\*\*, \*\*\*;"):
         campaign.plan([headless])
@@ -232,35 +232,35 @@ def test_neither_a_header_nor_a_product_shows_who_is_paid(campaign: Campaign) ->
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_over_the_limit_for_one_is_refused(campaign: Campaign) -> None:
+def test_a_row_over_the_limit_for_one_is_rejected(campaign: Campaign) -> None:
     limits = Limits(per_recipient=Decimal(50))
-    told = refusal(campaign, [row(1, amount=50), row(2, amount=51)], limits=limits)
-    assert told.startswith("rows[1].face_value: is 51, more than the 50 allowed for one.")
+    text = rejection(campaign, [row(1, amount=50), row(2, amount=51)], limits=limits)
+    assert text.startswith("rows[1].face_value: is 51, more than the 50 allowed for one.")
     assert campaign.plan([row(1, amount=50)], limits=limits).planned == 1
 
 
-def test_a_total_over_the_limit_is_refused(campaign: Campaign) -> None:
-    told = refusal(campaign, rows(1, 2, 3), limits=Limits(total=Decimal("29.99")))
-    assert told.startswith("max_total: 30 are to be paid, more than the 29.99 allowed.")
+def test_a_total_over_the_limit_is_rejected(campaign: Campaign) -> None:
+    text = rejection(campaign, rows(1, 2, 3), limits=Limits(total=Decimal("29.99")))
+    assert text.startswith("max_total: 30 are to be paid, more than the 29.99 allowed.")
     assert campaign.plan(rows(1, 2, 3), limits=Limits(total=Decimal(30))).planned == 3
 
 
-def test_too_many_recipients_are_refused(campaign: Campaign) -> None:
-    told = refusal(campaign, rows(1, 2, 3), limits=Limits(recipients=2))
-    assert told.startswith("max_recipients: 3 are to be paid, more than the 2 allowed.")
+def test_too_many_recipients_are_rejected(campaign: Campaign) -> None:
+    text = rejection(campaign, rows(1, 2, 3), limits=Limits(recipients=2))
+    assert text.startswith("max_recipients: 3 are to be paid, more than the 2 allowed.")
     assert campaign.plan(rows(1, 2, 3), limits=Limits(recipients=3)).planned == 3
 
 
 def test_limits_of_zero_are_limits(campaign: Campaign) -> None:
-    assert "max_total" in refusal(campaign, rows(1), limits=Limits(total=Decimal(0)))
-    assert "max_recipients" in refusal(campaign, rows(1), limits=Limits(recipients=0))
-    assert "allowed for one" in refusal(campaign, rows(1), limits=Limits(per_recipient=Decimal(0)))
+    assert "max_total" in rejection(campaign, rows(1), limits=Limits(total=Decimal(0)))
+    assert "max_recipients" in rejection(campaign, rows(1), limits=Limits(recipients=0))
+    assert "allowed for one" in rejection(campaign, rows(1), limits=Limits(per_recipient=Decimal(0)))
 
 
-def test_limits_count_what_earlier_plans_have_still_to_pay_and_not_what_is_paid(campaign: Campaign) -> None:
+def test_limits_count_unpaid_rows_of_earlier_plans_but_no_paid_rows(campaign: Campaign) -> None:
     campaign.plan(rows(1, 2))
-    assert "max_recipients: 3" in refusal(campaign, rows(3), run="another", limits=Limits(recipients=2))
-    assert "max_total: 30" in refusal(campaign, rows(3), run="another", limits=Limits(total=Decimal(29)))
+    assert "max_recipients: 3" in rejection(campaign, rows(3), run="another", limits=Limits(recipients=2))
+    assert "max_total: 30" in rejection(campaign, rows(3), run="another", limits=Limits(total=Decimal(29)))
     finish(campaign)
     assert campaign.plan(rows(3), run="another", limits=Limits(total=Decimal(10), recipients=1)).planned == 1
 
@@ -276,8 +276,8 @@ def test_limits_count_rows_whose_order_was_sent(campaign: Campaign) -> None:
 # -- what one order may hold ------------------------------------------------------------------------------------------
 
 
-def test_an_order_holds_one_country_and_a_template_of_its_own(campaign: Campaign) -> None:
-    # The products of one country go together; a template's country cannot be asked for.
+def test_an_order_holds_one_country_or_one_template(campaign: Campaign) -> None:
+    # Products of one country share an order. Runa does not show a template's country.
     campaign.plan(
         [
             row(1, product="AMZ-US"),
@@ -301,20 +301,20 @@ def test_products_of_two_countries_with_one_currency_are_two_orders(
 
 
 @pytest.mark.parametrize(
-    ("product", "told"),
+    ("product", "text"),
     [
         ("NOPE-US", "rows[0].products: there is no product NOPE-US in Runa's catalogue."),
         ("PAUSED-US", "rows[0].products: PAUSED-US cannot be ordered now (TEMPORARILY_DISABLED)."),
         ("MART-DE", "rows[0].products: MART-DE is in EUR, not in USD."),
     ],
 )
-def test_a_product_that_cannot_be_ordered_is_refused(campaign: Campaign, product: str, told: str) -> None:
-    assert refusal(campaign, [row(1, product=product)]).startswith(told)
+def test_a_product_that_cannot_be_ordered_is_rejected(campaign: Campaign, product: str, text: str) -> None:
+    assert rejection(campaign, [row(1, product=product)]).startswith(text)
     multiple = {"type": "MULTIPLE", "values": ["AMZ-US", product]}
-    assert refusal(campaign, [row(1, products=multiple)]).startswith(told)
+    assert rejection(campaign, [row(1, products=multiple)]).startswith(text)
 
 
-def test_a_product_is_asked_for_once(campaign: Campaign) -> None:
+def test_a_product_is_fetched_once(campaign: Campaign) -> None:
     campaign.plan(rows(*range(300), product="AMZ-US"))
     assert campaign.engine.requests["GET /product/{id}"] == 1
 
@@ -347,7 +347,7 @@ def test_an_order_is_the_same_bytes_every_time(campaign: Campaign) -> None:
 
 
 def plan_bytes(given: list[dict[str, Any]]) -> bytes:
-    """Return the order of some rows without a ledger in between."""
+    """Return the order of some rows, built without a ledger."""
     from airflow_provider_runa.api.models import NewOrder
     from airflow_provider_runa.campaign.rows import read_row
 

@@ -20,7 +20,7 @@ RECIPIENTS = 1500
 
 
 class Unhurried:
-    """A client whose requests take a moment, so that the attempts meet."""
+    """A client whose requests take some time, so that the attempts overlap."""
 
     def __init__(self, campaign: Campaign) -> None:
         self.real = EngineClient(campaign.engine, campaign.clock)

@@ -1,4 +1,4 @@
-"""What a row of the input may say, and how it is told what is wrong with it."""
+"""What a row of the input may contain, and what the errors say about a wrong row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def item(row: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     return payout.item.model_dump(mode="python", exclude_none=True)
 
 
-def refusal(row: Any, **defaults: Any) -> str:
+def rejection(row: Any, **defaults: Any) -> str:
     with pytest.raises(InvalidOrderError) as caught:
         read_row(row, defaults)
     return str(caught.value)
@@ -53,14 +53,14 @@ def test_an_address_with_a_reference_is_short_for_recipient() -> None:
         {"product": "CAFE-US", "template_id": "PT-1"},
     ],
 )
-def test_two_fields_that_say_the_same_are_refused(both: dict[str, Any]) -> None:
+def test_two_fields_that_say_the_same_are_rejected(both: dict[str, Any]) -> None:
     with pytest.raises(InvalidOrderError, match="says the same as") as caught:
         item(both)
     assert "ada@example.com" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", [True, b"42", memoryview(b"42"), ["42"], 12345678901234567.0, 1.5])
-def test_a_key_that_may_be_somebody_else_s_is_refused(key: Any) -> None:
+def test_an_ambiguous_key_is_rejected(key: Any) -> None:
     with pytest.raises(InvalidOrderError, match="must be text or a whole number"):
         read_row({"recipient_key": key, "face_value": 1, "email_address": "ada@example.com"}, {"product": "AMZ-US"})
 
@@ -82,12 +82,12 @@ def test_a_key_is_text_without_blanks_around_it() -> None:
 
 
 @pytest.mark.parametrize("key", [42.0, Decimal("42.00"), "42"])
-def test_a_key_that_was_made_a_fraction_is_the_same_recipient(key: Any) -> None:
+def test_a_whole_number_of_another_type_is_the_same_recipient(key: Any) -> None:
     row = {"face_value": 10, "email_address": "ada@example.com", "product": "AMZ-US", "recipient_key": key}
     assert read_row(row, {}).recipient_key == "42"
 
 
-def test_a_key_may_be_what_a_database_identifies_by() -> None:
+def test_a_key_may_be_a_uuid_or_a_date() -> None:
     row = {"face_value": 10, "email_address": "ada@example.com", "product": "AMZ-US"}
     keys = {UUID("00000000-0000-4000-8000-0000000000AA"): "00000000-0000-4000-8000-0000000000aa"}
     keys |= {date(2026, 10, 1): "2026-10-01"}
@@ -95,37 +95,37 @@ def test_a_key_may_be_what_a_database_identifies_by() -> None:
         assert read_row(row | {"recipient_key": key}, {}).recipient_key == text
 
 
-def test_a_key_that_is_a_fraction_is_refused() -> None:
-    assert refusal({"recipient_key": 42.5, "face_value": 10}) == "recipient_key: must be text or a whole number"
+def test_a_key_that_is_a_fraction_is_rejected() -> None:
+    assert rejection({"recipient_key": 42.5, "face_value": 10}) == "recipient_key: must be text or a whole number"
 
 
 @pytest.mark.parametrize("key", [None, "", "  ", "None", "NaN", "null", "NaT", float("nan")])
-def test_a_missing_key_is_refused(key: Any) -> None:
-    assert refusal({"recipient_key": key, "face_value": 10}) == "recipient_key: is missing"
-    assert refusal({"face_value": 10}) == "recipient_key: is missing"
+def test_a_missing_key_is_rejected(key: Any) -> None:
+    assert rejection({"recipient_key": key, "face_value": 10}) == "recipient_key: is missing"
+    assert rejection({"face_value": 10}) == "recipient_key: is missing"
 
 
 def test_a_key_has_a_longest_length() -> None:
     row = {"face_value": 10, "email_address": "ada@example.com", "product": "AMZ-US"}
     assert read_row(row | {"recipient_key": "k" * MAX_RECIPIENT_KEY}, {})
-    told = refusal(row | {"recipient_key": "k" * (MAX_RECIPIENT_KEY + 1)})
-    assert told == "recipient_key: must have at most 200 characters"
+    text = rejection(row | {"recipient_key": "k" * (MAX_RECIPIENT_KEY + 1)})
+    assert text == "recipient_key: must have at most 200 characters"
 
 
 @pytest.mark.parametrize("key", ["ada\x00", "ada\nlovelace", "ada\ud800"])
-def test_a_key_that_no_database_takes_is_refused(key: str) -> None:
+def test_a_key_with_control_characters_is_rejected(key: str) -> None:
     row = {"face_value": 10, "email_address": "ada@example.com", "product": "AMZ-US", "recipient_key": key}
-    assert refusal(row) == "recipient_key: must not have control characters"
+    assert rejection(row) == "recipient_key: must not have control characters"
 
 
-def test_what_is_no_mapping_is_refused() -> None:
-    assert refusal(["ada", 10]) == "must be a mapping of fields, not list"
-    assert refusal("ada") == "must be a mapping of fields, not str"
+def test_a_row_that_is_no_mapping_is_rejected() -> None:
+    assert rejection(["ada", 10]) == "must be a mapping of fields, not list"
+    assert rejection("ada") == "must be a mapping of fields, not str"
 
 
-def test_an_unknown_field_is_refused_by_name() -> None:
-    told = refusal({"recipient_key": "ada", "face_value": 10, "email": "ada@example.com"})
-    assert told.startswith("has no use for the field(s) email; known are ")
+def test_an_unknown_field_is_rejected_by_name() -> None:
+    text = rejection({"recipient_key": "ada", "face_value": 10, "email": "ada@example.com"})
+    assert text.startswith("has no use for the field(s) email; known are ")
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_an_unknown_field_is_refused_by_name() -> None:
         ({"recipient_reference": "secret 7311!"}, "recipient_reference"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line_without_values(fields: dict[str, Any], named: str) -> None:
+def test_an_error_is_one_line_without_values(fields: dict[str, Any], named: str) -> None:
     row = {"recipient_key": "key-7311", "face_value": 10, "email_address": "ada-7311@example.com", "product": "AMZ-US"}
-    told = refusal(row | fields)
-    assert named in told
-    assert "\n" not in told
-    assert "7311" not in told
+    text = rejection(row | fields)
+    assert named in text
+    assert "\n" not in text
+    assert "7311" not in text
 
 
 def test_a_payout_does_not_show_what_is_sent() -> None:

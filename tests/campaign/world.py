@@ -1,4 +1,4 @@
-"""A campaign, its ledger and its Runa: the sandbox's engine in process, with a clock of its own."""
+"""A campaign, its ledger and its Runa: the sandbox's engine in process, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Campaign:
         self.engine.faults.append(Fault(kind, **values))
 
     def paid(self) -> dict[str, int]:
-        """Return recipient -> how often it is paid, as Runa knows it."""
+        """Return recipient -> number of payments, according to Runa."""
         counts: dict[str, int] = {}
         for order in self.engine.orders():
             if order.status != "FAILED":
@@ -78,7 +78,7 @@ class Campaign:
         return counts
 
     def states(self) -> dict[str, int]:
-        """Return state -> number of rows, as the ledger knows it."""
+        """Return state -> number of rows, according to the ledger."""
         return {state: count for state, (count, _) in self.ledger.totals().items()}
 
     def total(self, state: str) -> Decimal:

@@ -1,4 +1,4 @@
-"""Runa for tests of placement: the sandbox's engine in process, with a clock of its own, no sockets."""
+"""Runa for tests of placement: the sandbox's engine in process, with a simulated clock and without sockets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMEOUT = 30.0
 
 
 class SimulatedClock:
-    """A clock that moves only when somebody waits."""
+    """A clock that moves only while an attempt waits."""
 
     def __init__(self) -> None:
         self.time = START
@@ -42,7 +42,7 @@ class SimulatedClock:
 
 
 class MemoryRecords:
-    """A record store that can be told to fail, and that goes through JSON as a real one does."""
+    """A record store that can fail on request, and that stores JSON as a real one does."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] | None = None
@@ -70,7 +70,7 @@ class ForgetfulRecords(MemoryRecords):
 
 
 class EngineClient:
-    """The real client, over a transport that asks the engine in process."""
+    """The real client, over a transport that calls the engine in process."""
 
     def __init__(self, engine: Engine, clock: SimulatedClock) -> None:
         def serve(request: httpx.Request) -> httpx.Response:

@@ -1,7 +1,7 @@
 """Placing as a state machine: hostile events in any order, with the sandbox's own state as the judge.
 
-An attempt is stepped from one boundary to the next: before and after each touch of the record, before each request,
-while it is under way, after its answer, and at each pause. It can be killed at any of them, and two can take turns.
+An attempt is stepped from one boundary to the next: before and after each access to the record, before each request,
+while it is in flight, after its answer, and at each pause. It can be killed at any of them, and two can take turns.
 Time is simulated, so weeks pass. A rule is one hostile event; after each of them the invariants are checked.
 """
 
@@ -43,8 +43,8 @@ from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock
 
 RECIPIENT = "planted-recipient-7311@example.com"
 
-#: How long a request may be under way after its sender is gone, in seconds. As long as Runa remembers the keys it may
-#: be long; after that, less than the policy assumes.
+#: How long a request may be in flight after its sender was killed, in seconds. While Runa remembers the keys, it may be
+#: long. After that, it is less than the policy assumes.
 LONGEST_UNDER_WAY = 24 * 3600.0
 LONGEST_UNDER_WAY_LATE = 110.0
 
@@ -95,24 +95,24 @@ class SteppedClient:
             raise RunaConnectionError("POST /order: no usable answer (ReadTimeout)")  # it may arrive yet
         world.under_way.remove(request)
         try:
-            with self._noting_errors():
+            with self._keeping_errors():
                 return await request.arrive()
         finally:
             await boundary("POST answered")
 
     async def get_order(self, order_id: str) -> Order:
         await boundary("before GET")
-        with self._noting_errors():
+        with self._keeping_errors():
             return await self.world.client.get_order(order_id)
 
     async def list_orders(self) -> AsyncIterator[Order]:
         await boundary("before the list")
-        with self._noting_errors():
+        with self._keeping_errors():
             async for order in self.world.client.list_orders():
                 yield order
 
     @contextlib.contextmanager
-    def _noting_errors(self) -> Iterator[None]:
+    def _keeping_errors(self) -> Iterator[None]:
         try:
             yield
         except RunaError as error:
@@ -121,12 +121,12 @@ class SteppedClient:
 
 
 class SteppedRecords:
-    """The record of one task: it may be lost, be an older one, or be out of reach."""
+    """The record of one task, which may be lost, outdated or unreachable."""
 
     def __init__(self, *, kept: bool) -> None:
         self.kept = kept
         self.history: list[dict[str, Any]] = []
-        self.written: set[str] = set()  # idempotency keys, whatever became of the record since
+        self.written: set[str] = set()  # idempotency keys of all records, also of lost ones
         self.current: dict[str, Any] | None = None
         self.out_of_reach = 0
 
@@ -165,7 +165,7 @@ class RunningAttempt:
         self.coroutine = coroutine
 
     def step(self) -> Placement | PlacementError | None:
-        """Run to the next boundary; return how the attempt ended, ``None`` if it goes on."""
+        """Run to the next boundary; return how the attempt ended, or ``None`` if it continues."""
         try:
             self.coroutine.send(None)
         except StopIteration as end:
@@ -189,11 +189,11 @@ class _Messages(logging.Handler):
 
 LOG = logging.getLogger("airflow_provider_runa")
 
-#: Answers after which nobody knows whether there is an order.
+#: Answers that leave open whether there is an order.
 PROVES_NOTHING = (RunaConnectionError, RunaRateLimitError, RunaServerError, RunaIdempotencyInProgressError)
 
-#: Refusals that Runa gives about an order (stored under its key, or given before Runa looks at the key) or at the door.
-REFUSALS = [
+#: Rejections of an order (stored under its key, or given before Runa looks at the key) and of access.
+REJECTIONS = [
     (400, "product_validation_error"),
     (400, "insufficient_funds"),
     (403, "ordering_restricted"),
@@ -207,7 +207,7 @@ REFUSALS = [
 
 
 def _identity(row: OrderRow) -> str:
-    """Return whose order it is."""
+    """Return the digest of an order's identity."""
     return str(row.body["metadata"]["airflow_identity"])
 
 
@@ -222,12 +222,12 @@ def _order(currency: str, product: str, amount: int, recipient: str, description
 
 @dataclass(frozen=True)
 class Weather:
-    """What an attempt meets on its way.
+    """What goes wrong during an attempt.
 
     :param faults: what goes wrong on the network and at Runa.
     :param timeouts: requests that time out, and arrive at Runa later or never.
     :param funded: whether the balance covers the order.
-    :param out_of_reach: touches of the record that fail.
+    :param out_of_reach: number of accesses to the record that fail.
     """
 
     faults: list[Fault]
@@ -252,7 +252,7 @@ def _faults() -> st.SearchStrategy[list[Fault]]:
         stored=st.booleans(),
     )
     broken_after = st.builds(Fault, st.just("status_after"), status=st.sampled_from([500, 504]), count=times, skip=skip)
-    # Somebody in between blocks the request, or only the answer to it.
+    # A gateway blocks the request, or only the answer to it.
     blocked = st.builds(
         Fault,
         st.sampled_from(["status", "status_after"]),
@@ -262,7 +262,7 @@ def _faults() -> st.SearchStrategy[list[Fault]]:
         typed=st.just(False),
     )
     too_many = st.builds(Fault, st.just("status"), status=st.just(429), count=times, skip=skip)
-    refused = st.tuples(st.sampled_from(REFUSALS), st.integers(1, 4), skip, st.booleans()).map(
+    rejected = st.tuples(st.sampled_from(REJECTIONS), st.integers(1, 4), skip, st.booleans()).map(
         lambda drawn: Fault(
             "status", status=drawn[0][0], type=drawn[0][1], count=drawn[1], skip=drawn[2], stored=drawn[3]
         )
@@ -289,7 +289,7 @@ def _faults() -> st.SearchStrategy[list[Fault]]:
         count=st.integers(1, 2),
     )
     return st.lists(
-        st.one_of(lost, broken, broken_after, blocked, too_many, refused, slow, failing, unreadable, elsewhere),
+        st.one_of(lost, broken, broken_after, blocked, too_many, rejected, slow, failing, unreadable, elsewhere),
         max_size=4,
         unique_by=lambda fault: fault.kind if fault.kind == "latency" else id(fault),
     )
@@ -398,7 +398,7 @@ class PlacingMachine(RuleBasedStateMachine):
         return None
 
     def _judge(self, attempt: RunningAttempt, ending: Placement | PlacementError) -> None:
-        """An attempt is green only with an order of its own that pays what it wants to pay (I3)."""
+        """An attempt succeeds only with its identity's order, which pays what the attempt would pay (I3)."""
         if isinstance(ending, PlacementError):
             TRIED[f"ended: {type(ending).__name__}"] += 1
             assert RECIPIENT not in str(ending), "a recipient is named in an error"
@@ -420,15 +420,15 @@ class PlacingMachine(RuleBasedStateMachine):
     def attempt(self, seconds: int, weather: Weather) -> None:
         """Airflow begins an attempt: a first one, a retry, or after a clear."""
         self.clock.advance(seconds=seconds)
-        self._let_be(weather)
+        self._set_weather(weather)
         self.tries += 1
         self._run(self._begin())
 
     @precondition(lambda self: not self.running and self.tries < 15)
     @rule(steps=st.integers(1, 25), weather=WEATHER)
     def attempt_and_die(self, steps: int, weather: Weather) -> None:
-        """It is killed on its way."""
-        self._let_be(weather)
+        """An attempt begins and is killed before its end."""
+        self._set_weather(weather)
         self.tries += 1
         attempt = self._begin()
         if self._run(attempt, steps) is None:
@@ -437,8 +437,8 @@ class PlacingMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.running) < 2 and self.tries < 15)
     @rule(steps=st.integers(1, 25), weather=WEATHER)
     def attempt_and_linger(self, steps: int, weather: Weather) -> None:
-        """It stops on its way and may go on later, beside the attempt that comes after it."""
-        self._let_be(weather)
+        """An attempt begins, stops, and may continue later, beside the next attempt."""
+        self._set_weather(weather)
         self.tries += 1
         self._run(self._begin(), steps)
 
@@ -467,9 +467,9 @@ class PlacingMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.keyed and self._another_run_is_covered() and not self.running)
     @rule(record=st.booleans(), steps=st.one_of(st.none(), st.integers(1, 25)), weather=WEATHER)
     def begin_another_run(self, record: bool, steps: int | None, weather: Weather) -> None:
-        """Another DAG run orders under the same ``order_key``: a record, a try number and a time of its own."""
+        """Another DAG run orders under the same ``order_key``, with another record, try number and time."""
         TRIED["event: another run"] += 1
-        self._let_be(weather)
+        self._set_weather(weather)
         self.records = SteppedRecords(kept=record)
         self.tries = 1
         self.run_after = self.clock.now()
@@ -494,8 +494,8 @@ class PlacingMachine(RuleBasedStateMachine):
 
     # -- what the network and Runa do -------------------------------------------------------------------------------
 
-    def _let_be(self, weather: Weather) -> None:
-        """Let the weather be such; what it was before is over."""
+    def _set_weather(self, weather: Weather) -> None:
+        """Replace the current faults by those of a weather."""
         self.engine.faults = [replace(fault) for fault in weather.faults]
         self.engine.set_balance("USD", Decimal(1000 if weather.funded else 0))
         self.timeouts, self.records.out_of_reach = weather.timeouts, weather.out_of_reach
@@ -519,7 +519,7 @@ class PlacingMachine(RuleBasedStateMachine):
 
     @rule()
     def place_an_order_of_somebody_else(self) -> None:
-        """It is in the list too, hidden while it is PROCESSING, with a reference of its own."""
+        """The list shows it too, hidden while it is PROCESSING, with another reference."""
         TRIED["event: order of somebody else"] += 1
         self.others += 1
         other = OrderIdentity.from_order_key(BASE_URL, f"other/{self.others}")
@@ -558,7 +558,7 @@ class PlacingMachine(RuleBasedStateMachine):
         return self.clock.now() - self.first_run > timedelta(days=28)
 
     def _end_what_is_too_long_under_way(self) -> None:
-        """No request is under way for ever; whether it arrived at all, nobody knows."""
+        """End requests that are in flight for too long. They may never arrive."""
         longest = LONGEST_UNDER_WAY_LATE if self._is_late else LONGEST_UNDER_WAY
         for request in list(self.under_way):
             if (self.clock.now() - request.since).total_seconds() > longest:
@@ -575,7 +575,7 @@ class PlacingMachine(RuleBasedStateMachine):
         assert max(paying.values(), default=0) <= 1, f"orders that pay, by identity: {dict(paying)}"
 
     @invariant()
-    def no_recipient_is_told(self) -> None:
+    def no_recipient_is_named(self) -> None:
         """I4, as far as it concerns placing."""
         assert not [text for text in self.messages.texts if RECIPIENT in text], "a recipient is named in the log"
         assert RECIPIENT not in str(self.records.current), "a recipient is named in the record"
@@ -584,7 +584,7 @@ class PlacingMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.running and any(row.status == "COMPLETED" for row in self.paying()))
     @rule(record=st.booleans())
     def go_on_to_the_next_order(self, record: bool) -> None:
-        """What can happen to this one has happened; the time is better spent on another."""
+        """Continue with another order, because nothing more can happen to this one."""
         self._settle()
         self._begin_an_order(kept=record)
 
@@ -601,12 +601,12 @@ class PlacingMachine(RuleBasedStateMachine):
         """I2: once faults stop, a few attempts end in exactly one COMPLETED order."""
         for attempt in list(self.running):
             self._kill(attempt)
-        self._let_be(FAIR)
+        self._set_weather(FAIR)
         for request in list(self.under_way):
             self._arrive(request, lost=False)
         self.nobody_is_paid_twice()
         endings: list[Any] = []
-        # An attempt that knows nothing passes one spent key at a time.
+        # An attempt without a record passes one spent key at a time.
         for _ in range(4 + len(self.engine.order_posts)):
             self.clock.advance(seconds=900)
             if orders := self.paying():
@@ -626,7 +626,7 @@ class PlacingMachine(RuleBasedStateMachine):
         self._come_later()
 
     def _come_later(self) -> None:
-        """Whoever comes after the end, knowing nothing, pays nobody."""
+        """An attempt after the end, without a record, pays nobody."""
         self.records = SteppedRecords(kept=False)
         self.tries += 1
         self._run(self._begin())

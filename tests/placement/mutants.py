@@ -1,10 +1,10 @@
-"""``make mutants``: break the algorithms on purpose, one way at a time, and see that the state machines notice.
+"""``make mutants``: break the algorithms on purpose, one way at a time, and check that the state machines detect it.
 
     python -m tests.placement.mutants [NAME ...]
 
-A mutant is a copy of the project in which a few lines read otherwise. It is killed when a schedule of its machine
-violates an invariant; one that survives tells of something that the machine does not test. Ends with status 1 then.
-Each machine has a list of its own, ``mutants.txt`` in its folder.
+A mutant is a copy of the project with a few changed lines. It is killed when a schedule of its machine violates an
+invariant. A mutant that survives shows something that the machine does not test; the command then ends with status 1.
+Each machine has its list, ``mutants.txt`` in its folder.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ COPIED = ("airflow_provider_runa", "tests/__init__.py", "tests/placement", "test
 
 @dataclass(frozen=True)
 class Change:
-    """A few lines that read otherwise.
+    """A few changed lines.
 
     :param file: path below the package.
-    :param old: the lines as they are; they stand in the file once.
+    :param old: the lines as they are; they are in the file exactly once.
     :param new: the lines of the mutant.
     """
 
@@ -46,8 +46,8 @@ class Mutant:
     """A wrong algorithm.
 
     :param name: what is wrong with it.
-    :param machine: the machine that must notice.
-    :param changes: what makes it so.
+    :param machine: the machine that must detect it.
+    :param changes: the changes that make it wrong.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Mutant:
         """Change the files of a project.
 
         :param root: the project's folder.
-        :raises ValueError: if the lines do not stand there exactly once: the mutant is out of date.
+        :raises ValueError: if the lines are not there exactly once: the mutant is out of date.
         """
         for change in self.changes:
             path = root / "airflow_provider_runa" / change.file
             text = path.read_text()
             if text.count(change.old) != 1:
-                raise ValueError(f"{self.name}: stands {text.count(change.old)} times in {change.file}:\n{change.old}")
+                raise ValueError(f"{self.name}: found {text.count(change.old)} times in {change.file}:\n{change.old}")
             path.write_text(text.replace(change.old, change.new))
 
 
@@ -89,27 +89,27 @@ def _read_list(machine: str) -> list[Mutant]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a mutant.
+    """The result of hunting a mutant.
 
-    :param mutant: which.
+    :param mutant: the mutant.
     :param killed: whether an invariant was violated.
-    :param told: the violation, or what there was instead.
+    :param reason: the violation, or the last line of the output instead.
     :param seconds: how long it took.
     """
 
     mutant: Mutant
     killed: bool
-    told: str
+    reason: str
     seconds: float
 
 
 def hunt(mutant: Mutant, *, schedules: int, seconds: float, seed: int) -> Verdict:
-    """Run the machine on a mutant until it is killed, or enough was tried.
+    """Run the machine on a mutant until it is killed or a limit is reached.
 
-    :param mutant: which.
-    :param schedules: how many at most.
-    :param seconds: how long at most.
-    :param seed: of the first round.
+    :param mutant: the mutant.
+    :param schedules: number of schedules at most.
+    :param seconds: time at most, in seconds.
+    :param seed: seed of the first round.
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
@@ -144,12 +144,12 @@ def hunt(mutant: Mutant, *, schedules: int, seconds: float, seed: int) -> Verdic
     found = [line for line in done.stdout.splitlines() if line.startswith("VIOLATION, ")]
     # Anything but a violated invariant is a mutant that does not run, and proves nothing.
     killed = done.returncode == 1 and bool(found) and "AssertionError" in found[0]
-    told = (found or (done.stderr or done.stdout).strip().splitlines() or ["nothing"])[-1]
-    return Verdict(mutant, killed, told.partition("AssertionError: ")[2] or told, time.monotonic() - began)
+    reason = (found or (done.stderr or done.stdout).strip().splitlines() or ["nothing"])[-1]
+    return Verdict(mutant, killed, reason.partition("AssertionError: ")[2] or reason, time.monotonic() - began)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Hunt the mutants and print what became of each."""
+    """Hunt the mutants and print the result of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only mutants whose name contains this")
     parser.add_argument("--machine", choices=LISTS, help="only mutants of this machine")
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for verdict in pool.map(work, chosen):
             survivors += not verdict.killed
             state = "killed" if verdict.killed else "SURVIVED"
-            print(f"{state:8} {verdict.seconds:5.0f} s  {verdict.mutant.name}: {verdict.told[:100]}", flush=True)
+            print(f"{state:8} {verdict.seconds:5.0f} s  {verdict.mutant.name}: {verdict.reason[:100]}", flush=True)
     print(f"\n{len(chosen)} mutants, {len(chosen) - survivors} killed, {time.monotonic() - began:.0f} s")
     return 1 if survivors else 0
 

@@ -2,7 +2,7 @@
 
     python -m tests.placement.soak --machine placement --schedules 10000 --seconds 1200
 
-Ends with status 1 and a schedule that replays at the first violation. Both processors are used.
+At the first violation it ends with status 1 and prints a schedule that can be replayed. It uses all processors.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ ROUND = 250
 
 
 def run_round(machine: str, first: int, schedules: int, *, shrink: bool = True) -> str:
-    """Run some schedules; return what went wrong, with a schedule that replays, or nothing.
+    """Run some schedules; return the violation with a schedule that can be replayed, or an empty text.
 
-    :param machine: which machine.
-    :param first: seed of the round: the same seed runs the same schedules.
-    :param schedules: how many.
-    :param shrink: look for a short schedule that goes wrong (slow), or take the first.
+    :param machine: name of the machine.
+    :param first: seed of the round. The same seed runs the same schedules.
+    :param schedules: number of schedules.
+    :param shrink: whether to search for a short schedule with the violation (slow), or take the first.
     """
     options = settings(
         max_examples=schedules,

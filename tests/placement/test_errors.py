@@ -1,4 +1,4 @@
-"""The errors of placing: complete sentences for a person, and the page in the docs that lists them all."""
+"""The errors of placing: three complete lines each, and the page in the docs that lists them all."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def test_an_error_has_three_lines_and_survives_pickling(kind: type[errors.Placem
     assert (type(again), str(again)) == (kind, text)
 
 
-def test_the_page_of_errors_is_the_code_s() -> None:
+def test_the_page_of_errors_matches_the_code() -> None:
     page = Path(__file__).parent.parent.parent / "docs" / "errors.md"
     assert page.read_text() == render(), "run `make --always-make docs/errors.md`"

@@ -1,4 +1,4 @@
-"""What placing must hold, one hostile event at a time: never two orders that pay, and one in the end."""
+"""The invariants of placing, one hostile event at a time: never two orders that pay, and one in the end."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_outage_longer_than_the_budget_fails_and_the_retry_finds_the_order(re
 
 
 @BOTH
-def test_the_budget_spent_the_order_list_settles_it(record: bool) -> None:
+def test_when_the_budget_is_used_up_the_order_list_decides(record: bool) -> None:
     world = World(record=record)
     world.fault("status_after", status=500)
     placement = world.attempt()
@@ -71,7 +71,7 @@ def test_the_budget_spent_the_order_list_settles_it(record: bool) -> None:
 
 @BOTH
 def test_a_blocked_answer_and_an_order_that_cannot_be_read_leave_the_outcome_open(record: bool) -> None:
-    """Somebody in between blocks the answer, and what would tell is refused: nobody may say that nobody was paid."""
+    """A gateway blocks the answer and Runa rejects every read: no error may say that nobody was paid."""
     world = World(record=record)
     world.fault("status_after", status=400, typed=False)
     world.fault("status", status=404, type="not_found", method="GET", path="/order/*", count=100)
@@ -87,7 +87,7 @@ def test_a_blocked_answer_and_an_order_that_cannot_be_read_leave_the_outcome_ope
 
 
 @BOTH
-def test_a_replayed_500_gives_way_to_the_next_key_only_on_a_later_attempt(record: bool) -> None:
+def test_a_stored_500_leads_to_the_next_key_only_on_a_later_attempt(record: bool) -> None:
     world = World(record=record)
     world.fault("status", status=500, stored=True)
     with pytest.raises(OutcomeUnknownError):
@@ -101,7 +101,7 @@ def test_a_replayed_500_gives_way_to_the_next_key_only_on_a_later_attempt(record
 
 @BOTH
 @KEYED
-def test_insufficient_funds_heal_with_a_top_up(record: bool, order_key: str | None) -> None:
+def test_a_top_up_fixes_insufficient_funds(record: bool, order_key: str | None) -> None:
     world = World(record=record, order_key=order_key)
     world.empty_balance()
     with pytest.raises(OrderHeldBackError):
@@ -159,7 +159,7 @@ def test_weeks_pass_after_a_lost_answer(record: bool, days: float) -> None:
 
 @pytest.mark.parametrize("days", [20, 31, 100])
 def test_weeks_pass_and_the_record_is_lost_twice(days: float) -> None:
-    """A record begun anew must not believe that nothing was sent before it."""
+    """A new record must not assume that nothing was sent before it."""
     world = World()
     world.attempt()
     world.records.values = None
@@ -191,7 +191,7 @@ def test_a_first_attempt_with_a_long_look_back_does_not_wait() -> None:
 
 
 @BOTH
-def test_a_changed_payment_is_refused_by_field_and_item(record: bool) -> None:
+def test_a_changed_payment_is_rejected_by_field_and_item(record: bool) -> None:
     world = World(record=record)
     world.attempt()
     world.amount = 20
@@ -212,7 +212,7 @@ def test_a_changed_description_adopts(record: bool, caplog: pytest.LogCaptureFix
     assert "differ from this task's" in caplog.text
 
 
-def test_a_key_used_for_a_refused_body_gives_way_to_the_next() -> None:
+def test_a_key_used_for_a_rejected_body_leads_to_the_next_key() -> None:
     world = World(record=False)
     world.product = "GONE-US"
     with pytest.raises(OrderRejectedError):
@@ -224,7 +224,7 @@ def test_a_key_used_for_a_refused_body_gives_way_to_the_next() -> None:
     assert len(world.paying()) == 1
 
 
-def test_a_refusal_at_the_door_does_not_hide_an_order_whose_answer_was_lost() -> None:
+def test_a_rejection_before_processing_does_not_hide_an_order_whose_answer_was_lost() -> None:
     """A 403 on a retry says nothing about the order that the first request placed."""
     world = World()
     world.fault("drop_after")
@@ -245,7 +245,7 @@ def test_a_wrong_key_keeps_the_generation() -> None:
     assert world.attempt().generation == 0
 
 
-def test_an_order_unknown_to_the_account_is_no_proof() -> None:
+def test_an_order_that_the_account_does_not_have_is_no_proof() -> None:
     world = World()
     world.attempt()
     world.engine.reset()
@@ -290,13 +290,13 @@ def test_a_record_that_cannot_be_written_afterwards_does_not_fail_the_order() ->
     assert world.attempt().order.id == first.order.id
 
 
-def test_the_record_tells_no_secret() -> None:
+def test_the_record_holds_no_secret() -> None:
     world = World()
     world.attempt()
     assert "ada" not in str(world.records.values)
 
 
-def test_orders_that_hide_are_waited_for() -> None:
+def test_a_search_waits_for_hidden_orders() -> None:
     world = World(processing_delay=60.0)
     world.fault("status_after", status=500)
     placement = world.attempt()
