@@ -43,9 +43,10 @@ import httpx
 from airflow_provider_runa.api.client import AsyncRunaClient, RunaClient
 from airflow_provider_runa.api.models import NewOrder
 from airflow_provider_runa.campaign.concurrency import CONCURRENCY
-from airflow_provider_runa.campaign.ledger import BatchState, Ledger, create, open_engine
+from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.pay import pay
 from airflow_provider_runa.campaign.plan import Limits, plan
+from airflow_provider_runa.campaign.tables import BatchState, create, open_engine
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
 LIMIT = 1.1  # client / bare, wall time, with latency

@@ -65,6 +65,8 @@ class _HttpRequest:
     params: tuple[tuple[str, str], ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
     content: bytes | None = field(default=None, repr=False)
+    #: Whether it waits for its turn in the account's rate limit.
+    waits: bool = False
     #: What must not be seen in an error about this request, besides the API key.
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
@@ -73,14 +75,16 @@ def _get(path: str, *params: tuple[str, str | None]) -> _HttpRequest:
     return _HttpRequest("GET", path, tuple((name, value) for name, value in params if value is not None))
 
 
-def _post_order(order: NewOrder, idempotency_key: str, execution_mode: str) -> _HttpRequest:
+def _post_order(order: NewOrder, idempotency_key: str, execution_mode: str, *, waits: bool) -> _HttpRequest:
     check_execution_mode(order, execution_mode)
     headers = {
         "Content-Type": "application/json",
         "X-Idempotency-Key": idempotency_key,
         "X-Execution-Mode": execution_mode,
     }
-    return _HttpRequest("POST", "/order", headers=headers, content=order.body(), secrets=order.recipients())
+    return _HttpRequest(
+        "POST", "/order", headers=headers, content=order.body(), waits=waits, secrets=order.recipients()
+    )
 
 
 def _post_estimate(request: EstimateRequest) -> _HttpRequest:
@@ -220,6 +224,13 @@ class _ClientBase:
             },
         }
 
+    def reserve_turn(self) -> float:
+        """Reserve the next place in the account's rate limit, for an order that is sent with ``waits=False``.
+
+        :returns: how long to wait before sending it, in seconds.
+        """
+        return self._rate_limiter.reserve()
+
     def _retrying(self, retry: bool) -> dict[str, Any]:
         """Return tenacity's options: what is known is final, what is unknown is asked again."""
         return {
@@ -284,7 +295,7 @@ class RunaClient(_ClientBase):
         return tenacity.Retrying(sleep=self._sleep, **self._retrying(retry))(self._once, request)
 
     def _once(self, request: _HttpRequest) -> Any:
-        if request.path == "/order" and request.method == "POST" and (pause := self._rate_limiter.reserve()) > 0:
+        if request.waits and (pause := self._rate_limiter.reserve()) > 0:
             self._sleep(pause)
         failure: RunaConnectionError
         try:
@@ -305,7 +316,13 @@ class RunaClient(_ClientBase):
         self._send(_get("/ping"), retry=retry)
 
     def create_order(
-        self, order: NewOrder, *, idempotency_key: str, execution_mode: str = "async", retry: bool = True
+        self,
+        order: NewOrder,
+        *,
+        idempotency_key: str,
+        execution_mode: str = "async",
+        retry: bool = True,
+        waits: bool = True,
     ) -> Order:
         """Send an order (``POST /order``).
 
@@ -314,11 +331,13 @@ class RunaClient(_ClientBase):
         :param execution_mode: ``"async"`` or ``"sync"`` (exactly one item).
         :param retry: send it again while the outcome is unknown, at most 5 times in all. ``False``: once, for a caller
             that has its own schedule.
+        :param waits: wait for the account's rate limit first. ``False``: the caller has waited, see
+            :meth:`reserve_turn`.
         :returns: the order: complete in sync mode, otherwise its id and status.
         :raises InvalidOrderError: if the mode does not fit the order.
         :raises RunaError: if it was refused, or the outcome is unknown at the end (see ``is_outcome_unknown``).
         """
-        request = _post_order(order, idempotency_key, execution_mode)
+        request = _post_order(order, idempotency_key, execution_mode, waits=waits)
         return _parse_model(Order, request, self._send(request, retry=retry))
 
     def get_order(self, order_id: str) -> Order:
@@ -439,7 +458,7 @@ class AsyncRunaClient(_ClientBase):
         return await tenacity.AsyncRetrying(sleep=self._sleep, **self._retrying(retry))(self._once, request)
 
     async def _once(self, request: _HttpRequest) -> Any:
-        if request.path == "/order" and request.method == "POST" and (pause := self._rate_limiter.reserve()) > 0:
+        if request.waits and (pause := self._rate_limiter.reserve()) > 0:
             await self._sleep(pause)
         failure: RunaConnectionError
         try:
@@ -457,10 +476,16 @@ class AsyncRunaClient(_ClientBase):
         await self._send(_get("/ping"), retry=retry)
 
     async def create_order(
-        self, order: NewOrder, *, idempotency_key: str, execution_mode: str = "async", retry: bool = True
+        self,
+        order: NewOrder,
+        *,
+        idempotency_key: str,
+        execution_mode: str = "async",
+        retry: bool = True,
+        waits: bool = True,
     ) -> Order:
         """Do what :meth:`RunaClient.create_order` does."""
-        request = _post_order(order, idempotency_key, execution_mode)
+        request = _post_order(order, idempotency_key, execution_mode, waits=waits)
         return _parse_model(Order, request, await self._send(request, retry=retry))
 
     async def get_order(self, order_id: str) -> Order:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 from airflow_provider_runa.api.errors import RunaError, RunaNotFoundError
@@ -125,7 +125,7 @@ def _is_of_another_kind(order: Order, ledger: Ledger) -> bool:
 
 def _read(order: Order, ledger: Ledger) -> FoundOrder | None:
     """Return which rows an order pays; ``None`` if it does not show them."""
-    metadata: Mapping[str, str] = order.metadata or {}
+    metadata = order.metadata or {}
     batch_id = metadata.get(f"{METADATA_PREFIX}batch")
     rows = digests.from_metadata(metadata)
     if batch_id is None or not rows:
@@ -144,8 +144,8 @@ def _read(order: Order, ledger: Ledger) -> FoundOrder | None:
 def _report(ledger: Ledger, found: Sequence[FoundOrder], absorbed: Absorbed) -> None:
     if found:
         log.warning(
-            "Campaign %r: Runa has %d order(s) that this ledger did not know. Is it another database, or an older copy? "
-            "%d of its rows are paid by them and are not paid again.",
+            "Campaign %r: Runa has %d order(s) that this ledger did not know. Is it another database, or an older "
+            "copy? %d of its rows are paid by them and are not paid again.",
             ledger.campaign,
             len(found),
             absorbed.rows,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+
+#: Runs a call that blocks, such as a statement that waits for a row lock, so that the event loop does not wait for it.
+Offload = Callable[..., Awaitable[Any]]
 
 #: Orders that are in flight at once. The client keeps to the account's limit of orders per minute.
 CONCURRENCY = 16

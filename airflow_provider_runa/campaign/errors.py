@@ -160,6 +160,9 @@ class PayoutMismatchError(PlacementError):
     """An order is COMPLETED, and does not pay all rows as they were planned."""
 
     retryable = False
-    money = "Campaign {campaign!r}: {counts}. {rows} row(s) are in COMPLETED orders that do not pay them as planned ({reason})."
+    money = (
+        "Campaign {campaign!r}: {counts}. {rows} row(s) are in COMPLETED orders that do not pay them as planned "
+        "({reason})."
+    )
     next = "The task fails without further retries. These rows are not paid again."
     todo = "Compare them with Runa's portal (runa-reconcile lists them), and ask Runa's support."

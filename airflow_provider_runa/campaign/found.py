@@ -1,8 +1,9 @@
 """Orders of a campaign that were found at Runa and that the ledger did not know: taking their rows into the ledger.
 
-A ledger that was lost, restored from an older copy, or that is not the only one of a campaign, does not know every order
-of it. The table ``runa_found`` holds the digests of such orders. Rows that the ledger has are moved into the batch of
-the order that pays them; rows that it does not have stay there until an input names them, and are not planned then.
+A ledger that was lost, restored from an older copy, or that is not the only one of a campaign, does not know every
+order of it. The table ``runa_found`` holds the digests of such orders. Rows that the ledger has are moved into the
+batch of the order that pays them; rows that it does not have stay there until an input names them, and are not planned
+then.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class _Absorbing:
         }
         mine = (found_table.c.campaign_id == self.campaign.id, found_table.c.digest.in_(list(order.digests)))
         query = sa.select(found_table.c.digest, found_table.c.order_id).where(*mine)
-        known = {digest: order_id for digest, order_id in self.connection.execute(query)}
+        known = {row.digest: row.order_id for row in self.connection.execute(query)}
         self.result.doubled += sum(order_id != order.order_id for order_id in known.values())
         fresh = [
             values | {"digest": digest, "position": position}
@@ -175,7 +176,7 @@ class _Absorbing:
             .where(found_table.c.campaign_id == self.campaign.id)
             .order_by(found_table.c.batch_id, found_table.c.position)
         )
-        return list(self.connection.execute(query).mappings())
+        return [dict(row) for row in self.connection.execute(query).mappings()]
 
     def _undecided(self, rows: Sequence[Mapping[str, Any]]) -> set[str]:
         """Return the open batches that a row has to leave, and that may still get an order.

@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -129,19 +129,14 @@ class Ledger:
         """Return the digest of a recipient key's row."""
         return digests.row_digest(self.environment, self.campaign, recipient_key)
 
-    def identity(self, batch: Batch) -> OrderIdentity:
-        """Return the identity of a batch's order. Its metadata lists the digests of the batch's rows."""
-        rows = self.rows_of(batch)
-        return OrderIdentity.from_campaign(
-            self.environment,
-            campaign=self.campaign,
-            batch=batch.id,
-            rows=tuple(digests.to_metadata([row.digest for row in rows]).items()),
-        )
+    def identity(self, batch_id: str) -> OrderIdentity:
+        """Return the identity of a batch's order."""
+        return OrderIdentity.from_campaign(self.environment, campaign=self.campaign, batch=batch_id)
 
-    def short_name(self, batch: Batch) -> str:
-        """Return the short name in the reference of a batch's order."""
-        return OrderIdentity.from_campaign(self.environment, campaign=self.campaign, batch=batch.id).short_name
+    def identity_with_rows(self, batch: Batch) -> OrderIdentity:
+        """Return the identity of a batch's order, with the digests of its rows for the order's metadata."""
+        rows = digests.to_metadata([row.digest for row in self.rows_of(batch)])
+        return replace(self.identity(batch.id), rows=tuple(rows.items()))
 
     # -- planning -----------------------------------------------------------------------------------------------------
 
@@ -259,7 +254,8 @@ class Ledger:
     def _item_texts(self, batch: Batch) -> dict[int, str | None]:
         query = sa.select(row_table.c.position, row_table.c.item).where(row_table.c.batch_id == batch.id)
         with self.engine.begin() as connection:
-            return {position: text for position, text in connection.execute(query.order_by(row_table.c.position))}
+            rows = connection.execute(query.order_by(row_table.c.position))
+            return {row.position: row.item for row in rows}
 
     def take(self, batch_id: str, owner: str, now: datetime) -> int | None:
         """Take an open batch, to place its order.
@@ -406,7 +402,7 @@ class Ledger:
             for place, item in items.items()
             if item.mismatch is not None
         ]
-        found = {"item_id": sa.bindparam("its_id"), "payout_link": sa.bindparam("its_link")}
+        found: dict[str, Any] = {"item_id": sa.bindparam("its_id"), "payout_link": sa.bindparam("its_link")}
         with self.engine.begin() as connection:
             self._settle(connection, batch, BatchState.COMPLETED)
             if paid:

@@ -163,7 +163,7 @@ class _Payer:
         try:
             placement = await place(
                 order,
-                await self.offload(self.ledger.identity, batch),
+                await self.offload(self.ledger.identity_with_rows, batch),
                 Attempt(attempt, batch.planned_at, exclusive=True),
                 execution_mode="async",
                 client=_LeasedClient(self.client, lease),

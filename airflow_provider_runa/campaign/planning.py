@@ -206,7 +206,7 @@ class Planning:
             .where(_staged.c.state.is_(None))
             .order_by(found_table.c.batch_id, found_table.c.position)
         )
-        rows = self._connection.execute(query).mappings().all()
+        rows = [dict(row) for row in self._connection.execute(query).mappings()]
         ensure_found_batches(self._connection, self._campaign, rows, self._now)
         values = [
             {

@@ -18,12 +18,14 @@ from sqlalchemy.engine import Engine
 
 from airflow_provider_runa.api.errors import RunaNotFoundError
 from airflow_provider_runa.api.models import Order, OrderItem, OrderStatus
+from airflow_provider_runa.campaign.batches import Batch
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import Batch, BatchState, FencedError, Ledger, Row, RowState, campaigns
+from airflow_provider_runa.campaign.ledger import FencedError, Ledger, Row
+from airflow_provider_runa.campaign.tables import BatchState, RowState, campaigns
 from airflow_provider_runa.placement.identity import METADATA_PREFIX, short_name_in
 from airflow_provider_runa.placement.payment import counterparts
 from airflow_provider_runa.placement.ports import OrderReader
-from airflow_provider_runa.placement.search import CLOCK_SLACK
+from airflow_provider_runa.placement.search import CLOCK_SLACK, list_since
 
 #: Kinds of differences.
 UNKNOWN_TO_LEDGER = "unknown_to_ledger"  # Runa paid; the ledger does not know the order, or says that it paid nobody

@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from airflow_provider_runa.api.errors import redact
 from airflow_provider_runa.api.settings import DEFAULT_CONN_ID, RunaSettings
-from airflow_provider_runa.campaign.ledger import check, open_engine
+from airflow_provider_runa.campaign.tables import check, open_engine
 
 RUNA_HELP = f"Airflow connection (default: RUNA_API_KEY and RUNA_BASE_URL of the environment, or {DEFAULT_CONN_ID})"
 LEDGER_HELP = "Airflow connection, or a URL of SQLAlchemy's"

@@ -20,7 +20,8 @@ from rich.table import Table
 from airflow_provider_runa.api.client import RunaClient
 from airflow_provider_runa.api.errors import RunaNotFoundError, redact
 from airflow_provider_runa.api.models import Order, OrderItem, OrderStatus, PlacedProducts
-from airflow_provider_runa.campaign.ledger import BatchState, Ledger, RowState, campaigns
+from airflow_provider_runa.campaign.ledger import Ledger
+from airflow_provider_runa.campaign.tables import BatchState, RowState, campaigns
 from airflow_provider_runa.cli.common import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
 
 FINE, NOT_FINE = 0, 1  # and 2: the command line is wrong

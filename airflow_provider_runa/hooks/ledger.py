@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_runa.api.errors import InvalidOrderError
-from airflow_provider_runa.campaign.ledger import check, create, open_engine
+from airflow_provider_runa.campaign.tables import check, create, open_engine
 
 # Airflow's connection type -> SQLAlchemy's dialect, with its usual driver.
 _DIALECTS = {"sqlite": "sqlite", "postgres": "postgresql", "postgresql": "postgresql"}

@@ -25,11 +25,12 @@ class BlockingOrderClient:
 
     def __init__(self, client: RunaClient) -> None:
         self._client = client
+        self.reserve_turn = client.reserve_turn
 
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         """Send the order once. ``placement`` decides whether to send it again."""
         return self._client.create_order(
-            order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=False
+            order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=False, waits=False
         )
 
     async def get_order(self, order_id: str) -> Order:
@@ -50,13 +51,14 @@ class AsyncOrderClient:
 
     def __init__(self, client: AsyncRunaClient) -> None:
         self._client = client
+        self.reserve_turn = client.reserve_turn
         self.get_order = client.get_order
         self.list_orders = client.list_orders
 
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         """Send the order once. ``placement`` decides whether to send it again."""
         return await self._client.create_order(
-            order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=False
+            order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=False, waits=False
         )
 
 

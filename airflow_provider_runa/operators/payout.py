@@ -33,10 +33,11 @@ from airflow_provider_runa.campaign.errors import (
     InvalidCampaignError,
     OrderNotInLedgerError,
 )
-from airflow_provider_runa.campaign.ledger import BatchState, Ledger, RowState, campaigns
+from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.pay import Paid, pay
 from airflow_provider_runa.campaign.plan import Limits, check_planned, plan
 from airflow_provider_runa.campaign.settle import settle
+from airflow_provider_runa.campaign.tables import BatchState, RowState, campaigns
 from airflow_provider_runa.hooks.ledger import LedgerHook
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
 from airflow_provider_runa.links.portal import RunaPortalLink

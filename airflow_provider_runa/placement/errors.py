@@ -157,6 +157,15 @@ class StatusUnreadableError(PlacementError):
     todo = "If no retry is left, clear the task."
 
 
+class KeySpentError(PlacementError):
+    """The idempotency key of an exclusive identity is spent: Runa holds an answer under it that paid nobody."""
+
+    retryable = True
+    money = "Nobody was paid by the order with reference {reference}: Runa will only repeat its earlier answer."
+    next = "The next retry places the order again, as a new order."
+    todo = "If no retry is left, clear the task."
+
+
 class GenerationsExhaustedError(PlacementError):
     """Every generation of the identity was rejected or ended FAILED."""
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
 
@@ -61,11 +61,13 @@ class OrderIdentity:
         orders. A rotated API key of one environment changes nothing.
     :param scope: ``"order_key"``, ``"task"`` or ``"campaign"``.
     :param parts: what identifies the order within its environment and scope.
+    :param rows: pairs of metadata that list which rows the order pays. They do not belong to the identity.
     """
 
     environment: str
     scope: str
     parts: tuple[str, ...]
+    rows: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     @classmethod
     def from_order_key(cls, environment: str, order_key: str) -> OrderIdentity:
@@ -100,14 +102,17 @@ class OrderIdentity:
         return cls(normalize_environment(environment), "task", (dag_id, run_id, task_id, str(map_index)))
 
     @classmethod
-    def from_campaign(cls, environment: str, *, campaign: str, batch: str) -> OrderIdentity:
+    def from_campaign(
+        cls, environment: str, *, campaign: str, batch: str, rows: tuple[tuple[str, str], ...] = ()
+    ) -> OrderIdentity:
         """Identify the order by its batch in a campaign's ledger.
 
         :param environment: base URL of the Runa environment.
         :param campaign: name of the campaign.
         :param batch: the ledger's id of the batch. It is never used for another batch.
+        :param rows: pairs of metadata that list which rows the order pays.
         """
-        return cls(normalize_environment(environment), "campaign", (campaign, batch))
+        return cls(normalize_environment(environment), "campaign", (campaign, batch), rows)
 
     @cached_property
     def digest(self) -> str:
@@ -155,10 +160,14 @@ class OrderIdentity:
         For an ``order_key`` this is only the hash, because another run must build the same body.
         """
         pairs = {f"{METADATA_PREFIX}identity": self.digest}
-        return pairs | {
-            f"{METADATA_PREFIX}{name}": part[:_MAX_METADATA_VALUE]
-            for name, part in zip(_PROVENANCE[self.scope], self.parts, strict=False)
-        }
+        return (
+            pairs
+            | {
+                f"{METADATA_PREFIX}{name}": part[:_MAX_METADATA_VALUE]
+                for name, part in zip(_PROVENANCE[self.scope], self.parts, strict=False)
+            }
+            | dict(self.rows)
+        )
 
     def seal(self, order: NewOrder, generation: int, *, marked: bool = False) -> NewOrder:
         """Return the order as it is sent: the reference in its description, the provenance in its metadata.

@@ -57,18 +57,20 @@ from airflow_provider_runa.placement.errors import (
     AccessRejectedError,
     GenerationsExhaustedError,
     InconclusiveSearchError,
+    KeySpentError,
     OrderFailedError,
     OrderHeldBackError,
     OrderRejectedError,
     OutcomeUnknownError,
     PaymentChangedError,
+    PlacementError,
     RecordUnavailableError,
     StatusUnreadableError,
     WrongAccountError,
 )
 from airflow_provider_runa.placement.identity import LAST_GENERATION, OrderIdentity, unmarked
 from airflow_provider_runa.placement.payment import differences, fingerprint
-from airflow_provider_runa.placement.ports import Clock, OrderClient, RecordStore
+from airflow_provider_runa.placement.ports import Clock, OrderClient, OvertakenError, RecordStore
 from airflow_provider_runa.placement.record import Record
 from airflow_provider_runa.placement.search import CLOCK_SLACK, SearchResult, search
 
@@ -83,6 +85,9 @@ DEFAULT_LOOK_BACK = timedelta(days=28)
 
 #: Runa knows no key that is older than this.
 KEY_MEMORY = timedelta(days=31)
+
+#: How old a record may be when its request is sent.
+INTENT_LIFETIME = timedelta(minutes=1)
 
 #: An attempt sends nothing after this time, because it checked the age of its keys only when it began.
 LONGEST_ATTEMPT = timedelta(hours=12)
@@ -251,6 +256,8 @@ class _Placer:
         self.all_accounted = self._is_first and not self.identity.survives_runs
         reached = await self._resume()
         while not isinstance(reached, Placement):
+            if reached > 0 and self.attempt.exclusive:
+                raise KeySpentError(reference=self._search_term())
             if reached > LAST_GENERATION:
                 raise GenerationsExhaustedError(count=LAST_GENERATION + 1)
             reached = await self._try(reached)
@@ -313,9 +320,8 @@ class _Placer:
         :param quiet: how long an order that used the key may be missing from the list, in seconds. Default: the
             policy's settling time, because the stored answer may be a 5xx.
         """
-        record = await self._write_intent(generation)
         try:
-            order = await self._send(record, marked=marked)
+            order = await self._send(generation, marked=marked)
         except _OutcomeStillUnknownError as unknown:  # 102 and 429, no or a broken answer, 5xx: the budget is used up
             return await self._after_unknown_outcome(generation, unknown.error, marked=marked)
         except RunaIdempotencyMismatchError as error:  # 400 idempotency_validation_error
@@ -328,12 +334,11 @@ class _Placer:
             if not has_type:  # 4xx without Runa's error type
                 return await self._after_answer_not_from_runa(generation, error, marked=marked)
             return await self._send_marked_copy(generation, error)  # other 4xx
-        return await self._after_accepted(record, order)  # 200, 202
+        return await self._after_accepted(generation, order)  # 200, 202
 
-    async def _after_accepted(self, record: Record, order: Order) -> Placement | int:
+    async def _after_accepted(self, generation: int, order: Order) -> Placement | int:
         """Save the id of an accepted order. If the order FAILED, it paid nobody and its key is spent."""
-        generation = record.generation
-        await self._save_result(replace(record, order_id=order.id))
+        await self._save_result(replace(self._record(generation), order_id=order.id))
         if not self._is_fresh(generation):
             order = await self._refresh(order)
         if order.status != OrderStatus.FAILED:
@@ -387,13 +392,24 @@ class _Placer:
         """
         return generation <= (self.earlier.generation if self.earlier is not None else self.attempt.number - 2)
 
-    async def _send(self, record: Record, *, marked: bool) -> Order:
-        """Send under the record's key until the outcome is known or the budget is used up."""
-        sealed = self.identity.seal(self.order, record.generation, marked=marked)
-        deadline = self.clock.now() + timedelta(seconds=self.policy.budget)
+    async def _send(self, generation: int, *, marked: bool) -> Order:
+        """Send under a generation's key until the outcome is known or the budget is used up.
+
+        The record is written before the first request, and again before a later one if it is older than
+        :data:`INTENT_LIFETIME`: another attempt that has taken over since then must stop this one.
+        """
+        sealed = self.identity.seal(self.order, generation, marked=marked)
+        written: datetime | None = None
         for tries in itertools.count(1):
-            if self.clock.now() - self.started > LONGEST_ATTEMPT:
+            await self._wait_for_turn()
+            now = self.clock.now()
+            if now - self.started > LONGEST_ATTEMPT:
                 raise OutcomeUnknownError(answer="the attempt lasts too long", reference=self._search_term())
+            if written is None or now - written > INTENT_LIFETIME:
+                record = await self._write_intent(generation)
+                written = now
+            if tries == 1:
+                deadline = now + timedelta(seconds=self.policy.budget)
             try:
                 return await self.client.create_order(
                     sealed, idempotency_key=record.idempotency_key, execution_mode=self.execution_mode
@@ -408,6 +424,11 @@ class _Placer:
                 log.warning("Outcome unknown (%s): sending again with the same key in %.0f s.", error, pause)
             await self.clock.sleep(pause)
         raise AssertionError("unreachable")
+
+    async def _wait_for_turn(self) -> None:
+        """Wait for the account's rate limit."""
+        if (pause := self.client.reserve_turn()) > 0:
+            await self.clock.sleep(pause)
 
     async def _refresh(self, order: Order) -> Order:
         """Return the order as it is now. The answer to a POST may be stored: the order may have FAILED since."""
@@ -515,16 +536,20 @@ class _Placer:
     async def _load(self) -> Record | None:
         try:
             return await self.records.load()
+        except (OvertakenError, PlacementError):
+            raise
         except Exception as error:
-            raise RecordUnavailableError(verb="read", reason=type(error).__name__) from error
+            raise RecordUnavailableError(verb="read", reason=type(error).__name__) from None
 
     async def _write_intent(self, generation: int) -> Record:
         """Write the record of the request that is sent next. If this fails, nothing is sent."""
         record = self._record(generation)
         try:
             await self.records.save(record)
+        except (OvertakenError, PlacementError):
+            raise
         except Exception as error:
-            raise RecordUnavailableError(verb="written", reason=type(error).__name__) from error
+            raise RecordUnavailableError(verb="written", reason=type(error).__name__) from None
         return record
 
     async def _save_result(self, record: Record) -> None:

@@ -41,12 +41,30 @@ class SearchResult:
         return self.order is None and not self.hidden
 
 
+async def list_since(since: datetime, client: OrderReader) -> AsyncIterator[Order]:
+    """Iterate over all orders since a time.
+
+    The result may contain some older orders, too.
+
+    :param since: the earliest time at which an order of interest can have been placed, by the caller's clock.
+    :param client: Runa.
+    """
+    horizon, newest = since - CLOCK_SLACK, None
+    async for row in client.list_orders():
+        if row.created_at is not None:
+            newest = max(newest or row.created_at, row.created_at)
+            # No contract says how the list is sorted. Stop only after it has gone back by a day, as newest first does.
+            if row.created_at < min(horizon, newest - timedelta(days=1)):
+                return
+        yield row
+
+
 class OrderScan:
     """Reads the order list back to a moment: iterate over it to get the orders that show what they are.
 
     A listed order that shows no description is **hidden**, whatever its status: it may be any order. Hidden orders are
-    fetched one by one after the list, until they show a description or are final, or the patience ends; ``hidden`` holds
-    the others. A 404 for an order that was listed a moment ago shows nothing, so the order stays hidden.
+    fetched one by one after the list, until they show a description or are final, or the patience ends; ``hidden``
+    holds the others. A 404 for an order that was listed a moment ago shows nothing, so the order stays hidden.
 
     :param client: Runa.
     :param clock: the current time.
@@ -78,7 +96,7 @@ class OrderScan:
         self.hidden: list[str] = []
 
     async def __aiter__(self) -> AsyncIterator[Order]:
-        async for row in self._list():
+        async for row in list_since(self._since, self._client):
             self.seen.add(row.id)
             if row.id in self._known:
                 continue
@@ -96,18 +114,6 @@ class OrderScan:
             if not self.hidden or self._clock.now() >= deadline:
                 return
             await self._clock.sleep(self._pause)
-
-    async def _list(self) -> AsyncIterator[Order]:
-        """Iterate over all orders since the moment. Some older orders may be among them."""
-        horizon, newest = self._since - CLOCK_SLACK, None
-        async for row in self._client.list_orders():
-            if row.created_at is not None:
-                newest = max(newest or row.created_at, row.created_at)
-                # No contract says how the list is sorted. Stop only after it has gone back by a day, as newest first
-                # does.
-                if row.created_at < min(horizon, newest - timedelta(days=1)):
-                    return
-            yield row
 
     async def _fetch(self, order_id: str) -> Order | None:
         try:

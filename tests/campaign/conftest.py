@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy.engine import Engine as Database
 
-from airflow_provider_runa.campaign.ledger import open_engine
+from airflow_provider_runa.campaign.tables import open_engine
 from tests.campaign.world import Campaign
 
 

@@ -35,8 +35,9 @@ from airflow_provider_runa.campaign import pay as pay_module
 from airflow_provider_runa.campaign import plan as plan_module
 from airflow_provider_runa.campaign import settle as settle_module
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import BatchState, Ledger, create, open_engine
+from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.plan import Limits
+from airflow_provider_runa.campaign.tables import BatchState, create, open_engine
 from airflow_provider_runa.placement.place import Policy
 from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine, Fault
 from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock

@@ -15,18 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine as Database
 
 from airflow_provider_runa.campaign import ledger as ledger_module
+from airflow_provider_runa.campaign.batches import Batch
 from airflow_provider_runa.campaign.errors import InvalidCampaignError, LedgerVersionError
-from airflow_provider_runa.campaign.ledger import (
-    LEASE,
-    Batch,
-    BatchState,
-    FencedError,
-    Ledger,
-    check,
-    create,
-    open_engine,
-)
+from airflow_provider_runa.campaign.ledger import LEASE, FencedError, Ledger
 from airflow_provider_runa.campaign.rows import MAX_RECIPIENT_KEY
+from airflow_provider_runa.campaign.tables import BatchState, check, create, open_engine
 from airflow_provider_runa.placement.record import Record
 from tests.campaign.world import Campaign, row
 from tests.placement.judge import BASE_URL, START

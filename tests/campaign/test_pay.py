@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from airflow_provider_runa.api.errors import RunaConnectionError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order
-from airflow_provider_runa.campaign.ledger import LEASE, BatchState
+from airflow_provider_runa.campaign.ledger import LEASE
 from airflow_provider_runa.campaign.pay import Paid, pay
 from airflow_provider_runa.campaign.settle import settle
+from airflow_provider_runa.campaign.tables import BatchState
 from airflow_provider_runa.placement.errors import (
     AccessRejectedError,
     OrderHeldBackError,

@@ -11,8 +11,8 @@ import pytest
 
 from airflow_provider_runa.campaign import plan as plan_module
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import BatchState
 from airflow_provider_runa.campaign.plan import Limits
+from airflow_provider_runa.campaign.tables import BatchState
 from tests.campaign.world import Campaign, row
 
 EUR_TEMPLATE = "PT-01HQ130AHCKRRB45Z5XV2Y8W9K"

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from airflow_provider_runa.api.models import NewOrder, Order
-from airflow_provider_runa.campaign.ledger import BatchState, open_engine
 from airflow_provider_runa.campaign.pay import pay
+from airflow_provider_runa.campaign.tables import BatchState, open_engine
 from tests.campaign.world import Campaign, row
 from tests.placement.judge import EngineClient
 

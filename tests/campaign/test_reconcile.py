@@ -15,9 +15,10 @@ from airflow_provider_runa.api.errors import RunaApiError
 from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.campaign import settle as settle_module
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
-from airflow_provider_runa.campaign.ledger import BatchState, Ledger, campaigns
+from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.pay import pay
 from airflow_provider_runa.campaign.reconcile import Reconciliation, reconcile
+from airflow_provider_runa.campaign.tables import BatchState, campaigns
 from airflow_provider_runa.placement.identity import OrderIdentity
 from tests.campaign.world import Campaign, row
 from tests.placement.judge import BASE_URL

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy.engine import Engine as Database
 
-from airflow_provider_runa.campaign.ledger import Ledger, create, open_engine
+from airflow_provider_runa.campaign.catch_up import catch_up
+from airflow_provider_runa.campaign.found import Absorbed
+from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.pay import Paid, pay
 from airflow_provider_runa.campaign.plan import Limits, PlanReport, plan
 from airflow_provider_runa.campaign.settle import settle
+from airflow_provider_runa.campaign.tables import BatchState, create, open_engine
 from airflow_provider_runa.sandbox.engine import Engine, Fault
 from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock
 
@@ -23,6 +26,11 @@ def row(number: int, *, amount: Any = 10, **fields: Any) -> dict[str, Any]:
     """Return a row of the input."""
     key = f"customer-{number}"
     return {"recipient_key": key, "face_value": amount, "email_address": f"{key}@example.com"} | fields
+
+
+async def directly(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Do what blocks on the event loop itself, so that a schedule replays and a database in memory is the same one."""
+    return work(*args, **kwargs)
 
 
 class Campaign:
@@ -49,16 +57,36 @@ class Campaign:
             limits=limits,
             product=self.client.client.get_product,
             now=self.clock.now(),
+            **options,
         )
 
+    def catch_up(self, **options: Any) -> Absorbed:
+        return asyncio.run(catch_up(self.ledger, client=self.client, clock=self.clock, **options))
+
     def pay(self, *, run: str = "run", isolate: bool = False) -> Paid:
+        """Pay all open batches."""
         return asyncio.run(
-            pay(self.ledger, owner=run, client=self.client, clock=self.clock, isolate_rejections=isolate)
+            pay(
+                self.ledger,
+                batches=self.ledger.batches(BatchState.OPEN),
+                owner=run,
+                client=self.client,
+                clock=self.clock,
+                isolate_rejections=isolate,
+                offload=directly,
+            )
         )
 
     def settle(self, *, keep_links: bool = False) -> list[str]:
         return asyncio.run(
-            settle(self.ledger, client=self.client, statuses=self._statuses, clock=self.clock, keep_links=keep_links)
+            settle(
+                self.ledger,
+                client=self.client,
+                statuses=self._statuses,
+                clock=self.clock,
+                keep_links=keep_links,
+                offload=directly,
+            )
         )
 
     async def _statuses(self, order_ids: Sequence[str]) -> Mapping[str, str]:

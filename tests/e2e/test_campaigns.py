@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_runa.campaign.ledger import Ledger, open_engine
+from airflow_provider_runa.campaign.ledger import Ledger
+from airflow_provider_runa.campaign.tables import open_engine
 from scripts.airflow_stack import AirflowStack, wait_until
 from tests.e2e.conftest import PatientStack
 from tests.support.proxy import FaultProxy

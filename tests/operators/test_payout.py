@@ -19,7 +19,8 @@ from airflow_provider_runa.campaign.errors import (
     CampaignStillProcessingError,
     CampaignUnfinishedError,
 )
-from airflow_provider_runa.campaign.ledger import Ledger, open_engine
+from airflow_provider_runa.campaign.ledger import Ledger
+from airflow_provider_runa.campaign.tables import open_engine
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import INLINE_SECONDS
 from airflow_provider_runa.placement.errors import StatusUnreadableError

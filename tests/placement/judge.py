@@ -94,6 +94,9 @@ class EngineClient:
             rng=random.Random(1),
         )
 
+    def reserve_turn(self) -> float:
+        return 0.0
+
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         return self.client.create_order(
             order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=False

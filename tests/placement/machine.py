@@ -79,6 +79,9 @@ class SteppedClient:
         self.records = world.records
         self.last_error: RunaError | None = None
 
+    def reserve_turn(self) -> float:
+        return 0.0
+
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         world = self.world
         await boundary("before POST")

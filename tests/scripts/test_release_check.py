@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from airflow_provider_runa import __version__
-from airflow_provider_runa.campaign.ledger import VERSION as LEDGER_VERSION
+from airflow_provider_runa.campaign.tables import VERSION as LEDGER_VERSION
 from scripts.release_check import CHANGELOG, problems, section
 
 GOOD = "# Changelog\n\n## 1.10.0\n\nText.\n\n### Behaviour changes\n\nNone.\n\n## 1.1.0\n\nOlder.\n"
