@@ -52,6 +52,7 @@ _staged = sa.Table(
     sa.Column("state", State(RowState)),  # of the ledger's row; NULL: the ledger has none
     sa.Column("taken", sa.Integer),
     prefixes=["TEMPORARY"],
+    postgresql_on_commit="DROP",
 )
 
 
@@ -120,6 +121,10 @@ class Planning:
         :param plan_new: whether a run that has planned before may plan new recipients, once all its orders are final.
         :returns: whether the plan is frozen: then no new recipient may come in.
         """
+        if not self._is_postgres:
+            # Staging took no lock of the ledger's file. Now nobody else may write.
+            self._connection.exec_driver_sql("COMMIT")
+            self._connection.exec_driver_sql("BEGIN IMMEDIATE")
         lock_campaign(self._connection, self._campaign.id)
         for name, columns in (("runa_staged_order", "group_name, digest"), ("runa_staged_digest", "digest")):
             self._connection.execute(sa.text(f"CREATE INDEX {name} ON runa_staged ({columns})"))
@@ -324,12 +329,7 @@ class Planning:
 def lock_campaign(connection: Connection, campaign_id: int) -> None:
     """Wait here for other plans of the same campaign. Those that only pay go on meanwhile."""
     if connection.dialect.name == "sqlite":
-        # The first statement on the ledger's file must be one that writes, or a transaction that began by reading
-        # could not write any more after another one has.
-        connection.execute(
-            sa.update(campaign_table).where(campaign_table.c.id == campaign_id).values(id=campaign_table.c.id)
-        )
-        return
+        return  # which lets one transaction write at a time
     query = sa.select(campaign_table.c.id).where(campaign_table.c.id == campaign_id)
     connection.execute(query.with_for_update(key_share=True))
 

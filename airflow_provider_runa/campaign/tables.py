@@ -222,10 +222,11 @@ def open_engine(url: Any, *, reading: bool = False) -> Engine:
     # For each transaction, because a pooler may have given the connection to somebody else in between.
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if reading:
-            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-        else:
-            connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
+        statement = "SET TRANSACTION READ ONLY" if reading else "SET LOCAL synchronous_commit = on"
+        # By the driver itself, because the options of the caller's connection are for the caller's statements.
+        cursor = connection.connection.cursor()
+        cursor.execute(statement)
+        cursor.close()
 
     return engine
 

@@ -14,10 +14,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine as Database
 
-from airflow_provider_runa.campaign import ledger as ledger_module
+from airflow_provider_runa.campaign import tables as tables_module
 from airflow_provider_runa.campaign.batches import Batch
 from airflow_provider_runa.campaign.errors import InvalidCampaignError, LedgerVersionError
-from airflow_provider_runa.campaign.ledger import LEASE, FencedError, Ledger
+from airflow_provider_runa.campaign.ledger import LEASE, FencedError, Ledger, SettledItem
 from airflow_provider_runa.campaign.rows import MAX_RECIPIENT_KEY
 from airflow_provider_runa.campaign.tables import BatchState, check, create, open_engine
 from airflow_provider_runa.placement.record import Record
@@ -31,6 +31,9 @@ PLAYGROUND, PRODUCTION = BASE_URL, "https://api.runa.io/v2"
 def campaign(database: Database) -> Campaign:
     """A campaign on a database of each kind."""
     return Campaign(database)
+
+
+ALL_PAID = {place: SettledItem() for place in range(3)}
 
 
 def planned(campaign: Campaign, *numbers: int) -> Batch:
@@ -60,8 +63,8 @@ def test_creating_it_again_changes_nothing(campaign: Campaign) -> None:
 
 
 def test_a_ledger_of_another_release_is_rejected(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "VERSION", 2)
-    with pytest.raises(LedgerVersionError, match="have version 1, and this release needs version 2"):
+    monkeypatch.setattr(tables_module, "VERSION", 3)
+    with pytest.raises(LedgerVersionError, match="have version 2, and this release needs version 3"):
         create(campaign.database)
 
 
@@ -82,8 +85,8 @@ def test_a_reader_needs_a_ledger_and_creates_none(database: Database) -> None:
 
 
 def test_a_reader_rejects_a_ledger_of_another_release(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "VERSION", 2)
-    with pytest.raises(LedgerVersionError, match="have version 1, and this release needs version 2"):
+    monkeypatch.setattr(tables_module, "VERSION", 3)
+    with pytest.raises(LedgerVersionError, match="have version 2, and this release needs version 3"):
         check(campaign.database)
 
 
@@ -154,7 +157,7 @@ def test_the_longest_key_fits(campaign: Campaign) -> None:
 
 def test_amounts_and_moments_come_back_exact(campaign: Campaign) -> None:
     campaign.clock.advance(microseconds=123456)
-    campaign.plan([row(1, amount="123456789.01", product="TUNES-US"), row(2, amount="0.10", product="TUNES-US")])
+    campaign.plan([row(1, amount="456.01", product="AMZ-US"), row(2, amount="1.10", product="AMZ-US")])
     found = list(campaign.ledger.rows())
     assert [one["amount"] for one in found] == [Decimal("123456789.01"), Decimal("0.10")]
     assert {one["planned_at"] for one in found} == {campaign.clock.now()}
@@ -232,7 +235,7 @@ def test_a_fenced_attempt_writes_nothing(campaign: Campaign) -> None:
     with pytest.raises(FencedError):
         ledger.reject(batch.id, old, "rejected")
     with pytest.raises(FencedError):
-        ledger.split(batch, old, "rejected", now)
+        ledger.replace(batch, old, "rejected", now, parts=2)
     ledger.note_error(batch.id, old, "lost")
 
     assert list(ledger.rows()) == before
@@ -264,26 +267,28 @@ def test_a_record_is_kept_and_its_rows_count_as_sent(campaign: Campaign) -> None
 def test_the_order_of_a_settled_or_split_batch_cannot_be_read(campaign: Campaign) -> None:
     batch = planned(campaign)
     attempt = taken(campaign, batch)
-    campaign.ledger.split(batch, attempt, "rejected", campaign.clock.now())
+    campaign.ledger.replace(batch, attempt, "rejected", campaign.clock.now(), parts=2)
     with pytest.raises(FencedError):
         campaign.ledger.order(batch)
     half = campaign.ledger.batches(BatchState.OPEN)[0]
     campaign.ledger.mark_placed(half.id, taken(campaign, half), order_id="O-1", reference="af-x.0")
     (placed,) = campaign.ledger.batches(BatchState.PLACED)
-    campaign.ledger.settle_completed(placed, {}, campaign.clock.now())
+    campaign.ledger.settle_completed(placed, ALL_PAID, campaign.clock.now())
     with pytest.raises(FencedError):
         campaign.ledger.order(placed)
 
 
-def test_a_split_keeps_the_rows_and_their_order(campaign: Campaign) -> None:
+def test_a_split_keeps_the_rows_and_what_they_are_paid(campaign: Campaign) -> None:
     batch = planned(campaign, 5, 4, 3, 2, 1)
     attempt = taken(campaign, batch)
     campaign.ledger.save_record(batch.id, attempt, record(), campaign.clock.now())
-    halves = campaign.ledger.split(batch, attempt, "rejected", campaign.clock.now())
-    addresses = [
-        [item.distribution_method.email_address for item in campaign.ledger.order(half).items] for half in halves
-    ]
-    assert addresses == [[f"customer-{n}@example.com" for n in part] for part in ((5, 4, 3), (2, 1))]
+    halves = campaign.ledger.replace(batch, attempt, "rejected", campaign.clock.now(), parts=2)
+    parts = [[row.recipient_key for row in campaign.ledger.rows_of(half)] for half in halves]
+    assert [len(part) for part in parts] == [3, 2]
+    assert sorted(parts[0] + parts[1]) == [f"customer-{n}" for n in range(1, 6)]
+    for half, keys in zip(halves, parts, strict=True):
+        addresses = [item.distribution_method.email_address for item in campaign.ledger.order(half).items]
+        assert addresses == [f"{key}@example.com" for key in keys]
     assert [(found["state"], found["sent_at"]) for found in campaign.ledger.rows()] == [("planned", None)] * 5
     assert {half.id for half in halves} == {found.id for found in campaign.ledger.batches(BatchState.OPEN)}
 
@@ -300,23 +305,26 @@ def placed_batch(campaign: Campaign) -> Batch:
 
 def test_what_was_sent_for_paid_rows_is_erased(campaign: Campaign) -> None:
     placed = placed_batch(campaign)
-    campaign.ledger.settle_completed(placed, {0: ("E-1", None), 2: ("E-3", "https://link")}, campaign.clock.now())
+    items = {0: SettledItem("E-1"), 1: SettledItem(mismatch="it is missing"), 2: SettledItem("E-3", "https://link")}
+    campaign.ledger.settle_completed(placed, items, campaign.clock.now())
     with campaign.database.begin() as connection:
-        query = sa.text("SELECT item, item_id, payout_link, order_id, state FROM runa_ledger ORDER BY position")
+        query = sa.text(
+            "SELECT item IS NULL, item_id, payout_link, order_id, state, error FROM runa_ledger ORDER BY position"
+        )
         assert [tuple(found) for found in connection.execute(query)] == [
-            (None, "E-1", None, "O-1", "paid"),
-            (None, None, None, "O-1", "paid"),
-            (None, "E-3", "https://link", "O-1", "paid"),
+            (True, "E-1", None, "O-1", "paid", None),
+            (False, None, None, "O-1", "mismatch", "it is missing"),
+            (True, "E-3", "https://link", "O-1", "paid", None),
         ]
 
 
 def test_a_batch_is_settled_only_once(campaign: Campaign) -> None:
     placed = placed_batch(campaign)
-    campaign.ledger.settle_completed(placed, {}, campaign.clock.now())
+    campaign.ledger.settle_completed(placed, ALL_PAID, campaign.clock.now())
     with pytest.raises(FencedError):
         campaign.ledger.settle_failed(placed, "FAILED")
     with pytest.raises(FencedError):
-        campaign.ledger.settle_completed(placed, {0: ("E-9", "https://link")}, campaign.clock.now())
+        campaign.ledger.settle_completed(placed, {0: SettledItem("E-9", "https://link")}, campaign.clock.now())
     assert campaign.states() == {"paid": 3}
     assert {found["item_id"] for found in campaign.ledger.rows()} == {None}
 
