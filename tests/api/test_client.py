@@ -516,7 +516,7 @@ def test_a_cursor_that_stands_still_is_no_end(clients: Clients) -> None:
     page = {"items": [{"id": "O-1", "status": "PROCESSING"}], "pagination": {"cursors": {"after": "A-1"}}}
     answer = http("200 OK", json.dumps(page).encode())
     with start_raw(answer, answer, http("404 Not Found")) as server:
-        with pytest.raises(RunaConnectionError, match="stands still"):
+        with pytest.raises(RunaConnectionError, match="did not advance"):
             list(clients(server.url).list_orders())
         assert len(server.requests) == 2
 

@@ -181,7 +181,7 @@ def test_an_order_is_read_once_however_often_it_is_named() -> None:
 
 
 def test_a_broken_list_is_done_without() -> None:
-    account = Account(names(20), broken={"list": RunaConnectionError("the answer is not what was expected")})
+    account = Account(names(20), broken={"list": RunaConnectionError("the answer has an unexpected form")})
     assert ask(account, names(20)) == dict.fromkeys(names(20), "COMPLETED")
 
 

@@ -166,5 +166,5 @@ def test_the_test_button_says_what_it_found(airflow: AirflowStack, shared_sandbo
     assert tested["message"].startswith(f"Runa answered at {shared_sandbox.url}")
     refused = airflow.api("POST", "/connections/test", connection | {"password": "XXwrong.secret-8213"})
     assert refused["status"] is False
-    assert refused["message"].startswith("Runa refused the API key")
+    assert refused["message"].startswith("Runa rejected the API key")
     assert "secret-8213" not in refused["message"]

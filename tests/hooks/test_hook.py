@@ -89,9 +89,9 @@ def test_a_connection_that_works_says_so(runa: RunningSandbox) -> None:
 @pytest.mark.parametrize(
     ("connection", "message"),
     [
-        ({"password": "XXwrong.secret-5542"}, "Runa refused the API key at http"),
+        ({"password": "XXwrong.secret-5542"}, "Runa rejected the API key at http"),
         ({"host": "http://127.0.0.1:9/v2"}, "Runa could not be reached at http://127.0.0.1:9/v2"),
-        ({"password": ""}, "has no API key"),
+        ({"password": ""}, "the API key is missing"),
     ],
 )
 def test_a_connection_that_does_not_work_says_why(
@@ -110,7 +110,7 @@ def test_a_connection_is_tested_once(runa: RunningSandbox) -> None:
     runa.faults({"kind": "status", "method": "GET", "path": "/ping", "status": 503, "count": 9})
     works, said = RunaHook().test_connection()
     assert not works
-    assert said.startswith(f"Runa answered at {runa.url}, but not to a ping: 503")
+    assert said.startswith(f"Runa answered at {runa.url}, but the ping failed: 503")
     assert runa.stats()["requests"] == {"GET /ping": 1}
 
 

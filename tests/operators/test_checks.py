@@ -112,8 +112,8 @@ def test_every_reason_is_named(runa: RunningSandbox) -> None:
         "CAFE-US has no face value of 7: only 5.00, 10.00, 25.00",
         "MART-DE is in EUR, not in USD",
         "MART-DE is redeemable in DE, not in US",
-        "MART-DE has no face value of 0.50: the least is 1.00",
-        "MART-DE has no face value of 501: the most is 500.00",
+        "MART-DE has no face value of 0.50: the minimum is 1.00",
+        "MART-DE has no face value of 501: the maximum is 500.00",
         "TUNES-US has no face value of 7: its plans cost 30.00",
     ):
         assert reason in str(caught.value)

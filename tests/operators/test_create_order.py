@@ -211,10 +211,10 @@ def test_bad_input_is_rejected_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("connection", "message"),
     [
-        ({"password": ""}, "Connection 'runa_default': it has no API key"),
+        ({"password": ""}, "Connection 'runa_default': the API key is missing"),
         (
             {"password": "wglive.secret-5542", "host": "playground.runa.io"},
-            "is one of production, but the host",
+            "belongs to production, but the host",
         ),
     ],
 )
@@ -395,7 +395,7 @@ def test_after_the_trigger_a_connection_that_cannot_be_used_says_that_the_order_
 ) -> None:
     order_id = placed(runa)
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
-    with pytest.raises(StatusUnreadableError, match=f"Order {order_id} was placed, but .* it has no API key"):
+    with pytest.raises(StatusUnreadableError, match=f"Order {order_id} was placed, but .* the API key is missing"):
         operator(runa).execute_complete(
             task_context(), {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}}
         )

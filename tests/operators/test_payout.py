@@ -158,7 +158,7 @@ def test_paying_a_campaign_that_nobody_planned_is_an_error(runa: RunningSandbox,
         ({"max_recipients": None}, "max_recipients: its value is missing"),
         ({"max_per_recipient": None}, "max_per_recipient: its value is missing"),
         ({"mode": "pray"}, "mode: must be one of"),
-        ({"ledger_conn_id": "elsewhere"}, "is of type 'mysql'; a ledger lives in one of postgresql, sqlite"),
+        ({"ledger_conn_id": "elsewhere"}, "has the type 'mysql'; a ledger needs one of postgresql, sqlite"),
     ],
 )
 def test_bad_input_is_rejected_and_nothing_is_sent(
@@ -280,7 +280,7 @@ def test_after_a_deferral_a_connection_that_cannot_be_used_says_that_orders_go_o
     runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
-    with pytest.raises(AirflowFailException, match=r"^The orders that were placed go on: .* it has no API key"):
+    with pytest.raises(AirflowFailException, match=r"^The orders that were placed go on: .* the API key is missing"):
         operator(runa).execute_complete(task_context(), {"status": "final", "orders": {"O-1": "COMPLETED"}})
 
 
