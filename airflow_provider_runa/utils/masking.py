@@ -49,7 +49,7 @@ class MaskRecipientsMixin:
 
     def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
         # Airflow calls this after rendering, also for mapped tasks.
-        super()._do_render_template_fields(parent, *args, **kwargs)  # type: ignore[misc] # of Airflow's class
+        super()._do_render_template_fields(parent, *args, **kwargs)  # type: ignore[misc] # Airflow's base class has it
         items = getattr(self, "items", None)
         if isinstance(items, Sequence) and not isinstance(items, str):
             items = list(items)  # the XComs of mapped tasks are a lazy sequence, which fetches one by one

@@ -34,7 +34,7 @@ def settings(password: str | None = PLAYGROUND_KEY, host: str | None = None, **v
         ("xxpublic.secret", "playground", PLAYGROUND),
     ],
 )
-def test_the_key_tells_the_environment(key: str, environment: str, base_url: str) -> None:
+def test_the_key_determines_the_environment(key: str, environment: str, base_url: str) -> None:
     found = settings(key)
     assert (found.environment, found.base_url) == (environment, base_url)
 
@@ -99,7 +99,10 @@ def test_extras_have_defaults_and_are_read() -> None:
         ({"host": "https://:password@playground.runa.io"}, "must be a base URL"),
         ({"host": "https://playground.runa.io/v3"}, "the base URL of playground.runa.io is https://.*/v2, not"),
         ({"host": "https://playground.runa.io:8443/v2"}, "the base URL of playground.runa.io is https://.*/v2, not"),
-        ({"password": PLAYGROUND_KEY, "host": "https://api.runa.io.:443"}, "belongs to playground, but the host is api"),
+        (
+            {"password": PLAYGROUND_KEY, "host": "https://api.runa.io.:443"},
+            "belongs to playground, but the host is api",
+        ),
         ({"extra": "no json"}, "is not a JSON object"),
         ({"extra": "[1]"}, "is not a JSON object"),
         ({"extra": {"api_version": "latest"}}, "api_version must be a date such as 2024-02-05"),
@@ -108,7 +111,7 @@ def test_extras_have_defaults_and_are_read() -> None:
         ({"extra": {"orders_per_minute": 0}}, "orders_per_minute must be a positive number"),
     ],
 )
-def test_what_cannot_be_right_is_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_rejected(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RunaConfigurationError, match=message) as caught:
         settings(**values)
     assert "'money'" in str(caught.value)
