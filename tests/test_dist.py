@@ -116,7 +116,7 @@ def test_the_sdist_holds_what_its_tests_need() -> None:
     assert [name for name in names if "__pycache__" in name or name.startswith((".build", ".venv"))] == []
 
 
-def test_the_metadata_tells_what_it_is() -> None:
+def test_the_metadata_is_complete() -> None:
     told = metadata()
     assert (told["Name"], told["Version"]) == ("airflow-provider-runa", __version__)
     assert (told["License-Expression"], told["Requires-Python"]) == ("Apache-2.0", ">=3.11")

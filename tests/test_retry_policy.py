@@ -142,7 +142,7 @@ def test_it_survives_airflows_serialization() -> None:
     assert json.dumps(DagSerialization.to_dict(dag))
 
 
-def test_older_airflow_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_older_airflow_the_error_names_the_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "airflow.sdk.definitions.retry_policy", None)
     with pytest.raises(ImportError, match=r"needs Airflow 3\.3 or later.*retries=5") as caught:
         importlib.reload(retry_policy)

@@ -51,9 +51,7 @@ def context() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("wait", "status", "price"), [(False, "PROCESSING", None), (True, "COMPLETED", "9.0")])
-def test_an_order_is_told_in_the_event_of_its_asset(
-    runa: RunningSandbox, wait: bool, status: str, price: str | None
-) -> None:
+def test_the_event_of_the_asset_has_the_order(runa: RunningSandbox, wait: bool, status: str, price: str | None) -> None:
     values = context()
     order_id = order(runa, wait_for_completion=wait).execute(values)
     told = values["outlet_events"][ASSET].extra
@@ -63,7 +61,7 @@ def test_an_order_is_told_in_the_event_of_its_asset(
     assert ADDRESS not in json.dumps(told)
 
 
-def test_after_a_deferral_the_completed_order_is_told(runa: RunningSandbox) -> None:
+def test_after_a_deferral_the_event_has_the_completed_order(runa: RunningSandbox) -> None:
     order_id = order(runa).execute(context())
     runa.advance(10)
     values = context()
@@ -71,7 +69,7 @@ def test_after_a_deferral_the_completed_order_is_told(runa: RunningSandbox) -> N
     assert values["outlet_events"][ASSET].extra["status"] == "COMPLETED"
 
 
-def test_what_the_author_says_is_kept_and_aliases_are_his(runa: RunningSandbox) -> None:
+def test_values_of_the_author_are_kept_and_aliases_are_skipped(runa: RunningSandbox) -> None:
     values = context()
     values["outlet_events"][ASSET].extra["status"] = "mine"
     task = order(runa)
@@ -82,7 +80,7 @@ def test_what_the_author_says_is_kept_and_aliases_are_his(runa: RunningSandbox) 
 
 
 @pytest.mark.parametrize("reference", [{"name": ASSET.name}, {"uri": ASSET.uri}])
-def test_a_reference_to_an_asset_is_told_as_the_asset(
+def test_a_reference_to_an_asset_gets_the_facts(
     runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, reference: dict[str, str]
 ) -> None:
     monkeypatch.setattr(OutletEventAccessors, "_asset_ref_cache", {})
@@ -109,7 +107,7 @@ def test_a_reference_that_cannot_be_looked_up_fails_no_payment(
     assert values["outlet_events"][ASSET].extra["order_id"] == order_id
 
 
-def test_a_campaign_is_told_in_the_event_of_its_asset(
+def test_the_event_of_the_asset_has_the_campaign(
     runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = context()
@@ -125,7 +123,7 @@ def test_tasks_link_to_the_portal(kind: Any) -> None:
     assert (link.name, link.get_link(None, ti_key=None)) == ("Runa portal", PORTAL)
 
 
-def test_without_openlineage_nothing_is_told(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_openlineage_there_is_no_lineage(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "airflow.providers.openlineage.extractors", None)
@@ -138,7 +136,7 @@ def test_without_openlineage_nothing_is_told(runa: RunningSandbox, monkeypatch: 
     )
 
 
-def test_openlineage_is_told_of_the_order_as_output(runa: RunningSandbox) -> None:
+def test_the_order_is_the_output_of_the_lineage(runa: RunningSandbox) -> None:
     pytest.importorskip("airflow.providers.openlineage.extractors")
     task = order(runa, wait_for_completion=True)
     order_id = task.execute(context())
@@ -156,7 +154,7 @@ def test_openlineage_is_told_of_the_order_as_output(runa: RunningSandbox) -> Non
     assert again == output, "each call makes a class of its own"
 
 
-def test_openlineage_is_told_of_the_campaign_as_output(
+def test_the_campaign_is_the_output_of_the_lineage(
     runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("airflow.providers.openlineage.extractors")
@@ -169,7 +167,7 @@ def test_openlineage_is_told_of_the_campaign_as_output(
     assert "example.com" not in str(output)
 
 
-def test_openlineage_is_told_without_another_look_at_the_connection(
+def test_the_lineage_does_not_read_the_connection_again(
     runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It asks in a process that has been forked, where Airflow may not answer."""
@@ -201,7 +199,7 @@ def test_openlineage_counts_only_what_was_paid(
     assert output.facets["runa_totals"].counts == summary["rows"]
 
 
-def test_a_plan_is_told_in_the_event_and_is_no_output(
+def test_a_plan_is_in_the_event_and_has_no_lineage(
     runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = context()

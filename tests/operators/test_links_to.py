@@ -73,7 +73,7 @@ def test_csv_has_the_same_columns(runa: RunningSandbox, tmp_path: Path) -> None:
     assert all(line["url"].startswith("http") for line in lines)
 
 
-def test_an_object_store_gets_them_too(runa: RunningSandbox) -> None:
+def test_links_can_be_written_to_an_object_store(runa: RunningSandbox) -> None:
     attach("memory", fs=fsspec.filesystem("memory"))
     operator(runa, "memory://links/run.jsonl").execute(task_context())
     assert len(ObjectStoragePath("memory://links/run.jsonl").read_text().splitlines()) == 3
@@ -91,7 +91,7 @@ def test_a_retry_writes_the_same_again_and_widens_no_permission(runa: RunningSan
     assert sum(runa.stats()["orders"].values()) == 1
 
 
-def test_after_a_deferral_they_are_written(runa: RunningSandbox, tmp_path: Path) -> None:
+def test_after_a_deferral_links_are_written(runa: RunningSandbox, tmp_path: Path) -> None:
     path = tmp_path / "links.jsonl"
     order_id = operator(runa, None, wait_for_completion=False).execute(task_context())
     runa.advance(10)
@@ -105,7 +105,7 @@ def test_after_a_deferral_they_are_written(runa: RunningSandbox, tmp_path: Path)
         changed.execute_complete(task_context(), event)
 
 
-def test_after_a_deferral_a_function_says_again_whose_they_are(runa: RunningSandbox, tmp_path: Path) -> None:
+def test_after_a_deferral_the_function_runs_again_to_match_the_links(runa: RunningSandbox, tmp_path: Path) -> None:
     path = tmp_path / "links.jsonl"
 
     @task.runa_order(currency="USD", wait_for_completion=True, links_to=str(path))
@@ -152,7 +152,7 @@ def test_links_that_cannot_be_written_fail_the_task_and_the_retry_orders_nothing
         ("/tmp/links.jsonl", {"wait_for_completion": False}, "needs wait_for_completion=True"),
     ],
 )
-def test_links_without_a_place_are_refused_before_anything_is_sent(
+def test_links_that_cannot_be_written_are_rejected_before_anything_is_sent(
     runa: RunningSandbox, links_to: str, values: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(AirflowFailException, match=f"Nothing was sent in this attempt: links_to: .*{told}"):
@@ -160,7 +160,7 @@ def test_links_without_a_place_are_refused_before_anything_is_sent(
     assert runa.stats()["requests"] == {}
 
 
-def test_a_place_whose_value_is_missing_is_refused(runa: RunningSandbox) -> None:
+def test_a_file_whose_value_is_missing_is_rejected(runa: RunningSandbox) -> None:
     found = operator(runa, "{{ missing }}")
     found.links_to = None
     with pytest.raises(AirflowFailException, match="links_to: must be"):

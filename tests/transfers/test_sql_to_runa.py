@@ -90,7 +90,7 @@ def test_rows_are_fetched_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
         ({"columns": COLUMNS | {"email_address": "mail"}}, "columns: the query has no mail; it has customer, reward"),
         (
             {"columns": {"face_value": "reward"}, "sql": "SELECT 5 AS reward, reward FROM winners"},
-            "more than one reward",
+            "several columns reward",
         ),
         ({"sql": QUERY.replace("customer, ", "NULL AS customer, ")}, "recipient_key: is missing"),
         ({"sql": QUERY.replace("reward, ", "NULL AS reward, ")}, r"rows\[0\]: face_value"),
@@ -110,12 +110,14 @@ def test_a_connection_whose_provider_is_missing_burns_no_retries(
     runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": "nowhere", "host": "example.com"}))
-    with pytest.raises(AirflowFailException, match="no provider is installed for connection 'elsewhere', whose type"):
+    with pytest.raises(
+        AirflowFailException, match="no provider is installed for the type 'nowhere' of connection 'elsewhere'"
+    ):
         operator(runa, source_conn_id="elsewhere").execute(task_context())
 
 
-def test_a_connection_that_is_no_database_is_refused(runa: RunningSandbox) -> None:
-    with pytest.raises(AirflowFailException, match="'runa_default' is not to a database"):
+def test_a_connection_to_something_else_than_a_database_is_rejected(runa: RunningSandbox) -> None:
+    with pytest.raises(AirflowFailException, match="'runa_default' is not a connection to a database"):
         operator(runa, source_conn_id="runa_default").execute(task_context())
 
 
@@ -134,7 +136,7 @@ def test_a_query_without_rows_pays_nobody(runa: RunningSandbox) -> None:
     assert "POST /order" not in runa.stats()["requests"]
 
 
-def test_paying_what_was_planned_asks_no_source(runa: RunningSandbox) -> None:
+def test_paying_what_was_planned_runs_no_query(runa: RunningSandbox) -> None:
     operator(runa, mode="plan").execute(task_context())
     pay = operator(runa, mode="pay", source_conn_id="gone", task_id="b")
     assert pay.execute(task_context(task_id="b"))["rows"] == {"paid": 250}

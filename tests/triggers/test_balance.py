@@ -39,7 +39,7 @@ def test_it_fires_once_the_balance_covers_the_amount(runa: RunningSandbox) -> No
     assert set(runa.stats()["requests"]) == {"GET /balance"}
 
 
-def test_it_gives_up_at_the_deadline_and_tells_the_balance(runa: RunningSandbox) -> None:
+def test_it_gives_up_at_the_deadline_and_reports_the_balance(runa: RunningSandbox) -> None:
     runa.balance("USD", "5")
     assert fire("100", within=0.1) == {
         "status": EventStatus.TIMED_OUT,
@@ -53,7 +53,7 @@ def test_a_balance_that_was_topped_up_while_the_triggerer_was_down_is_not_late(r
     assert fire("100", within=-3600)["status"] == EventStatus.COVERED
 
 
-def test_it_tolerates_failing_looks_and_tells_of_the_last(runa: RunningSandbox, monkeypatch: Any) -> None:
+def test_it_tolerates_failing_polls_and_reports_the_last_error(runa: RunningSandbox, monkeypatch: Any) -> None:
     async def at_once(seconds: float) -> None:
         return None
 
@@ -65,7 +65,7 @@ def test_it_tolerates_failing_looks_and_tells_of_the_last(runa: RunningSandbox, 
     assert fire("100")["status"] == EventStatus.COVERED
 
 
-def test_a_host_that_is_away_is_tolerated_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_host_is_tolerated_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(self: Any, currency: str) -> Any:
         raise OSError("no such host")
 
