@@ -150,7 +150,7 @@ class OrderIdentity:
     def owns(self, metadata: dict[str, str] | None) -> bool:
         """Return whether an order with this metadata may belong to this identity.
 
-        A reference is short, so two identities may share one. The digest in the metadata tells them apart.
+        A reference is short, so two identities may share one. The digest in the metadata distinguishes them.
         """
         return not metadata or metadata.get(f"{METADATA_PREFIX}identity", self.digest) == self.digest
 
