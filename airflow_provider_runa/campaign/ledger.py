@@ -211,10 +211,36 @@ class Ledger:
         with self.engine.begin() as connection:
             return payable(connection, self._id, run, currency, now)
 
-    def amounts(self, batches: Sequence[Batch]) -> dict[Decimal, int]:
-        """Return the amounts of the rows of batches, and how many rows have each."""
+    def amounts(self, batches: Sequence[Batch], *states: RowState) -> dict[Decimal, int]:
+        """Return the amounts of the rows of batches, and how many rows have each.
+
+        :param batches: the batches.
+        :param states: only rows in these states. Default: all.
+        """
         with self.engine.begin() as connection:
-            return amounts_of(connection, batches)
+            return amounts_of(connection, batches, *states)
+
+    def open_batches_of(self, run: str) -> list[str]:
+        """Return the ids of the open batches that a run has planned or taken."""
+        query = self._batches_of(run).where(batch_table.c.state == BatchState.OPEN)
+        with self.engine.begin() as connection:
+            return list(connection.execute(query).scalars())
+
+    def orders_of(self, run: str) -> set[str]:
+        """Return Runa's ids of the orders of the batches that a run has planned or taken."""
+        mine = batch_table.c.id.in_(self._batches_of(run))
+        query = sa.select(batch_table.c.order_id).where(mine, batch_table.c.order_id.is_not(None))
+        with self.engine.begin() as connection:
+            return set(connection.execute(query).scalars())
+
+    def row_error(self, state: RowState, *, run: str) -> str | None:
+        """Return the reason of one row in a state that a run has planned or taken; without a full stop."""
+        query = sa.select(row_table.c.error).where(
+            row_table.c.batch_id.in_(self._batches_of(run)), row_table.c.state == state
+        )
+        with self.engine.begin() as connection:
+            found = connection.execute(query.limit(1)).scalar()
+        return None if found is None else str(found).rstrip(".")
 
     # -- placing ------------------------------------------------------------------------------------------------------
 

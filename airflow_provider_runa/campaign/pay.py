@@ -50,11 +50,13 @@ class Paid:
     """The result of an attempt to pay a campaign's batches.
 
     :param placed: number of orders that were placed or found.
+    :param open: number of chosen batches whose order is not placed, or not known to be.
     :param unplaced: for each order that was tried and is not known to be placed, the reason.
     :param rejected: for each order that Runa rejected and that paid nobody, the reason.
     """
 
     placed: int = 0
+    open: int = 0
     unplaced: list[PlacementError] = field(default_factory=list)
     rejected: list[PlacementError] = field(default_factory=list)
 
@@ -106,13 +108,14 @@ async def pay(
     while payer.queue and payer.halted is None:
         await run_concurrently(work, concurrency)
         # Another run places the batches that it has taken. If it was killed, its lease on them ends.
-        payer.queue.extend(await payer.still_open())
+        payer.queue.extend(batch for batch in await payer.chosen_and_open() if batch.id not in payer.left)
         if payer.queue and payer.halted is None:
             waiting_since = waiting_since or clock.now()
             if clock.now() > waiting_since + _PATIENCE:
                 break
             log.info("Another run has taken %d batch(es): checking again in %.0f s.", len(payer.queue), OTHERS_PAUSE)
             await clock.sleep(OTHERS_PAUSE)
+    payer.paid.open = len(await payer.chosen_and_open())
     return payer.paid
 
 
@@ -140,10 +143,10 @@ class _Payer:
     left: set[str] = field(default_factory=set)
     halted: PlacementError | None = None
 
-    async def still_open(self) -> list[Batch]:
-        """Return the chosen batches that are open and that this attempt has not left."""
+    async def chosen_and_open(self) -> list[Batch]:
+        """Return the chosen batches that are open."""
         batches = await self.offload(self.ledger.batches, BatchState.OPEN)
-        return [batch for batch in batches if batch.id in self.chosen and batch.id not in self.left]
+        return [batch for batch in batches if batch.id in self.chosen]
 
     async def place(self, batch: Batch) -> bool:
         """Take a batch and place its order; return whether this run could take it."""

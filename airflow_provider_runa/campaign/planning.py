@@ -359,12 +359,17 @@ def payable(connection: Connection, campaign_id: int, run: str, currency: str, n
     return [Batch(*row) for row in found]
 
 
-def amounts_of(connection: Connection, batches: Sequence[Batch]) -> dict[Decimal, int]:
-    """Return the amounts of the rows of batches, and how many rows have each."""
+def amounts_of(connection: Connection, batches: Sequence[Batch], *states: RowState) -> dict[Decimal, int]:
+    """Return the amounts of the rows of batches, and how many rows have each.
+
+    :param states: only rows in these states. Default: all.
+    """
     amounts: dict[Decimal, int] = {}
     for first in range(0, len(batches), CHUNK):
         ids = [batch.id for batch in batches[first : first + CHUNK]]
         query = sa.select(row_table.c.amount, sa.func.count()).where(row_table.c.batch_id.in_(ids))
+        if states:
+            query = query.where(row_table.c.state.in_(states))
         for amount, count in connection.execute(query.group_by(row_table.c.amount)):
             amounts[amount] = amounts.get(amount, 0) + int(count)
     return amounts

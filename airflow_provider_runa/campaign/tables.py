@@ -5,7 +5,9 @@ SQLAlchemy Core, 1.4 and 2. Not MySQL: its usual collations take "Ada" and "ada"
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -215,8 +217,11 @@ def open_engine(url: Any, *, reading: bool = False) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url, reading=reading)
     options: dict[str, Any] = {"future": True, "hide_parameters": True, "pool_pre_ping": True}
-    if url.get_driver_name() == "psycopg":
+    driver = url.get_driver_name()
+    if driver == "psycopg":
         options["connect_args"] = {"prepare_threshold": None}
+    elif driver == "psycopg2":
+        options["executemany_mode"] = "values_plus_batch"
     engine = sa.create_engine(url, isolation_level="READ COMMITTED", **options)
 
     # For each transaction, because a pooler may have given the connection to somebody else in between.
@@ -233,6 +238,9 @@ def open_engine(url: Any, *, reading: bool = False) -> Engine:
 
 def _open_sqlite(url: Any, *, reading: bool) -> Engine:
     engine = sa.create_engine(url, future=True, hide_parameters=True, connect_args={"timeout": 60})
+    if not reading and url.database and "uri" not in url.query and not Path(url.database).exists():
+        with contextlib.suppress(OSError):  # connecting says what is wrong
+            os.close(os.open(url.database, os.O_CREAT, 0o600))  # the ledger holds recipients, and may hold links
 
     # SQLite's driver begins transactions when it likes, and two that read before they write lock each other out.
     @sa.event.listens_for(engine, "connect")

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from airflow_provider_runa.api.errors import (
     parse_error,
 )
 from airflow_provider_runa.api.statuses import read_statuses
+from airflow_provider_runa.campaign.batches import Batch
+from airflow_provider_runa.campaign.catch_up import LOOK_BACK, catch_up
 from airflow_provider_runa.campaign.errors import (
     BalanceTooLowError,
     CampaignFailedError,
@@ -32,10 +35,12 @@ from airflow_provider_runa.campaign.errors import (
     CampaignUnfinishedError,
     InvalidCampaignError,
     OrderNotInLedgerError,
+    PayoutMismatchError,
 )
-from airflow_provider_runa.campaign.ledger import Ledger
+from airflow_provider_runa.campaign.found import Absorbed
+from airflow_provider_runa.campaign.ledger import Ledger, count_and_sum
 from airflow_provider_runa.campaign.pay import Paid, pay
-from airflow_provider_runa.campaign.plan import Limits, check_planned, plan
+from airflow_provider_runa.campaign.plan import Limits, PlanReport, choose_planned, plan
 from airflow_provider_runa.campaign.settle import settle
 from airflow_provider_runa.campaign.tables import BatchState, RowState, campaigns
 from airflow_provider_runa.hooks.ledger import LedgerHook
@@ -49,7 +54,7 @@ from airflow_provider_runa.placement.missing import is_missing
 from airflow_provider_runa.placement.place import RECOVERABLE_REJECTIONS, Policy
 from airflow_provider_runa.triggers._events import EventStatus, read_event
 from airflow_provider_runa.triggers.runa import EVENT_STATUSES, RunaOrderTrigger
-from airflow_provider_runa.utils.arguments import NOTSET, read_amount, read_json, to_seconds, unset_to_none
+from airflow_provider_runa.utils.arguments import NOTSET, read_amount, read_days, read_json, to_seconds, unset_to_none
 from airflow_provider_runa.utils.assets import add_asset_event_extra
 from airflow_provider_runa.utils.failures import to_airflow_exception
 from airflow_provider_runa.utils.masking import Masked
@@ -61,10 +66,19 @@ if TYPE_CHECKING:
 #: Time between two lines of progress in the log, in seconds.
 PROGRESS_SECONDS = 5.0
 
-#: The modes: plan and pay, only plan, or only pay what was planned.
-MODES = ("plan_and_pay", "plan", "pay")
+#: The modes: plan and pay, only plan, only pay what was planned, or withdraw what was planned and not sent.
+MODES = ("plan_and_pay", "plan", "pay", "withdraw")
+
+#: What a run that has planned before does with recipients that are new in its input.
+NEW_RECIPIENTS_ON_RERUN = ("leave_out", "pay")
 
 ON_PARTIAL_FAILURE = ("fail", "warn")
+
+#: Rows in these states were not paid, and need somebody or another plan.
+_UNPAID = (RowState.FAILED, RowState.REJECTED, RowState.MISMATCH)
+
+#: Counts of a plan that are part of the result.
+_PLAN_COUNTS = ("read", "already_paid", "other_amount", "already_open", "found", "left_out", "wrong")
 
 #: Ids of orders that are not final -> the error, if their status could not be read.
 _Processing = Mapping[str, Exception | None]
@@ -81,9 +95,15 @@ class RunaPayoutOperator(BaseOperator):
     Rows whose order failed or was rejected are planned again from the current input. Recipients that the ledger lists
     as paid are skipped.
 
-    The operator returns a summary, ``{"campaign", "currency", "rows", "amounts"}``: the number of rows and the sum of
-    their amounts (decimal strings) by state: ``paid``, ``sent``, ``planned``, ``failed``, ``rejected``. The ledger has
-    the state of each row. Events of assets in ``outlets`` get the summary as ``extra``.
+    The operator returns a summary, ``{"campaign", "currency", "run", "rows", "amounts"}``. ``run`` is what this run
+    did, in numbers of rows: ``read`` from the input; ``planned`` by this run, and of those ``paid`` (their sum is
+    ``paid_amount``), ``open``, ``failed``, ``rejected``, ``mismatch``; and left out: ``already_paid`` (``other_amount``
+    of them now ask for another amount), ``already_open`` in an earlier plan, ``left_out`` because the plan is frozen,
+    ``wrong``. ``rows`` and ``amounts`` are the totals of the campaign by state. Amounts are decimal strings. The ledger
+    has the state of each row. Events of assets in ``outlets`` get the summary as ``extra``.
+
+    Before anything is sent, the ledger is compared with Runa's order list. Rows that an order at Runa pays and that the
+    ledger does not know, because it was lost or restored from a copy, are taken into the ledger and not paid again.
 
     :param campaign: name of the campaign, at most 109 characters. A recipient key is paid once per campaign. The name
         is also the description of the orders. (templated)
@@ -95,14 +115,19 @@ class RunaPayoutOperator(BaseOperator):
     :param defaults: values for fields that rows do not have, such as ``{"template_id": "PT-…"}``. (templated)
     :param mode: ``"plan_and_pay"`` plans and pays. ``"plan"`` stops after the plan and returns its summary. ``"pay"``
         pays what any task has planned in this campaign, if it is within the limits, and reads no rows; its retries also
-        order again for rows whose order this task placed and Runa could not complete. Default: ``"plan_and_pay"``.
+        order again for rows whose order this task placed and Runa could not complete. ``"withdraw"`` takes back what
+        is planned in this campaign and was never sent; the next plan may plan it again. Default: ``"plan_and_pay"``.
         (templated)
-    :param max_total: upper limit for the sum of the amounts to be paid, including earlier plans of the campaign.
-        Default of this limit and the next two: no limit. ``None`` is rejected, because it may be a missing value.
-        (templated)
+    :param new_recipients_on_rerun: what a run that has planned before does with recipients that are new in its input,
+        once all its orders are final: ``"leave_out"`` logs a warning, ``"pay"`` pays them. Choose ``"pay"`` for a
+        query over a day that may get late rows, and ``"leave_out"`` for a query that draws winners at random. Default:
+        ``"leave_out"``.
+    :param look_back: how far back Runa's order list is read for a campaign that the ledger does not know: a
+        ``timedelta`` or a number of days. Default: 31 days. (templated)
+    :param max_total: upper limit for the sum of the amounts that this run sends. Default of this limit and the next
+        two: no limit. ``None`` is rejected, because it may be a missing value. (templated)
     :param max_per_recipient: upper limit for the amount of one row. (templated)
-    :param max_recipients: upper limit for the number of rows to be paid, including earlier plans of the campaign.
-        (templated)
+    :param max_recipients: upper limit for the number of rows that this run pays. (templated)
     :param check_balance: check before the first order that the balance covers the face values to be paid. Set it to
         ``False`` if your account pays less than face value and the balance covers only that. Default: ``True``.
     :param on_partial_failure: ``"fail"``: rows that were not paid fail the task. ``"warn"``: they are only logged.
@@ -128,6 +153,7 @@ class RunaPayoutOperator(BaseOperator):
         "ledger_conn_id",
         "defaults",
         "mode",
+        "look_back",
         "max_total",
         "max_per_recipient",
         "max_recipients",
@@ -149,6 +175,8 @@ class RunaPayoutOperator(BaseOperator):
         rows: Any = None,
         defaults: Mapping[str, Any] | None = None,
         mode: str = "plan_and_pay",
+        new_recipients_on_rerun: str = "leave_out",
+        look_back: timedelta | float | str = NOTSET,
         max_total: Decimal | float | str = NOTSET,
         max_per_recipient: Decimal | float | str = NOTSET,
         max_recipients: int | str = NOTSET,
@@ -165,12 +193,17 @@ class RunaPayoutOperator(BaseOperator):
         super().__init__(**kwargs)
         if on_partial_failure not in ON_PARTIAL_FAILURE:
             raise ValueError(f"on_partial_failure: must be one of {', '.join(ON_PARTIAL_FAILURE)}")
+        if new_recipients_on_rerun not in NEW_RECIPIENTS_ON_RERUN:
+            raise ValueError(f"new_recipients_on_rerun: must be one of {', '.join(NEW_RECIPIENTS_ON_RERUN)}")
         self.campaign = campaign
         self.rows = rows
         self.currency = currency
         self.ledger_conn_id = ledger_conn_id
         self.defaults = defaults
         self.mode = mode
+        self.new_recipients_on_rerun = new_recipients_on_rerun
+        self.look_back = unset_to_none(look_back)
+        self._has_look_back = look_back is not NOTSET
         limits = {"max_total": max_total, "max_per_recipient": max_per_recipient, "max_recipients": max_recipients}
         self._limited = tuple(name for name, limit in limits.items() if limit is not NOTSET)
         self.max_total = unset_to_none(max_total)
@@ -194,30 +227,38 @@ class RunaPayoutOperator(BaseOperator):
         """Plan, pay, and wait until the orders are final."""
         try:
             with self._ledger() as ledger:
-                if self.mode == "pay":
-                    self._plan_failed_again(ledger, context)
-                    check_planned(ledger, currency=self.currency, limits=self._limits())
-                else:
-                    self._plan(ledger, context)
+                run = _Run(_run_of(context))
+                if self.mode == "withdraw":
+                    return self._publish(context, self._withdraw(ledger, run))
+                run.undecided = asyncio.run(self._catch_up(ledger)).undecided
+                choose = self._choose_planned if self.mode == "pay" else self._plan
+                batches = choose(ledger, run, context)
                 if self.mode == "plan":
-                    return self._publish(context, self._summary(ledger))
+                    return self._publish(context, self._summary(ledger, run))
                 if self.check_balance:
-                    self._check_balance(ledger)
-                processing, deadline, cause = asyncio.run(self._pay(ledger, _run_of(context)))
+                    self._check_balance(ledger, batches)
+                processing, deadline, cause = asyncio.run(self._pay(ledger, run, batches))
                 if processing and self.deferrable:
-                    self._defer(processing, deadline, cause)
-                return self._publish(context, self._report(ledger, processing, cause))
+                    self._defer(processing, deadline, cause, run)
+                return self._publish(context, self._report(ledger, run, processing, cause))
         except RunaError as error:
             raise to_airflow_exception(error) from None
 
     def execute_complete(
-        self, context: Context, event: Any = None, refusal: tuple[int, str | None] | None = None
+        self,
+        context: Context,
+        event: Any = None,
+        refusal: tuple[int, str | None] | None = None,
+        counts: dict[str, int] | None = None,
+        unplaced: int = 0,
     ) -> dict[str, Any]:
         """Continue with the orders after the trigger's event.
 
         :param context: the task's context.
         :param event: the event of :class:`~.RunaOrderTrigger`.
         :param refusal: HTTP status and type of the answer that kept orders from being placed before the task deferred.
+        :param counts: what the plan counted before the task deferred.
+        :param unplaced: number of orders that were not placed before the task deferred.
         """
         cause = parse_error(refusal[0], {"type": refusal[1], "message": "before the deferral"}) if refusal else None
         event = read_event(event, allowed=EVENT_STATUSES, needs="orders")
@@ -231,8 +272,9 @@ class RunaPayoutOperator(BaseOperator):
                     raise OrderNotInLedgerError(order_id=unknown[0], campaign=ledger.campaign)
                 # The list, which the trigger reads, may be newer than the single orders.
                 seconds = INLINE_SECONDS if event["status"] == EventStatus.FINAL else 0.0
-                processing = asyncio.run(self._settle_within(ledger, seconds))
-                return self._publish(context, self._report(ledger, processing, cause))
+                run = _Run(_run_of(context), counts or {}, unplaced=unplaced)
+                processing = asyncio.run(self._settle_within(ledger, run, seconds))
+                return self._publish(context, self._report(ledger, run, processing, cause))
         except RunaError as error:
             raise to_airflow_exception(error, outcome="The orders that were placed continue") from None
 
@@ -308,24 +350,73 @@ class RunaPayoutOperator(BaseOperator):
             recipients=self._count("max_recipients"),
         )
 
-    def _plan(self, ledger: Ledger, context: Context) -> None:
+    def _withdraw(self, ledger: Ledger, run: _Run) -> dict[str, Any]:
+        withdrawn = ledger.withdraw(self.clock.now())
+        for currency, (count, total) in sorted(withdrawn.items()):
+            self.log.warning("Campaign %r: %d row(s), %s %s, are withdrawn.", ledger.campaign, count, total, currency)
+        run.counts["withdrawn"] = sum(count for count, _ in withdrawn.values())
+        return self._summary(ledger, run)
+
+    async def _catch_up(self, ledger: Ledger) -> Absorbed:
+        """Bring the ledger up to date with Runa, before anything is planned or sent."""
+        look_back = read_days("look_back", self.look_back) if self._has_look_back else LOOK_BACK
+        async with self._client() as client:
+            await self._settle(ledger, client)
+            return await catch_up(
+                ledger, client=AsyncOrderClient(client), clock=self.clock, look_back=look_back, policy=self.policy
+            )
+
+    def _plan(self, ledger: Ledger, run: _Run, context: Context) -> list[Batch]:
         with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
             report = plan(
                 ledger,
                 self.iter_rows(context),
-                run=_run_of(context),
+                run=run.id,
                 currency=self.currency,
                 defaults=self.defaults or {},
                 limits=self._limits(),
                 product=hook.get_product,
                 now=self.clock.now(),
+                new_recipients_on_rerun=self.new_recipients_on_rerun == "pay",
+                excluded=run.undecided,
             )
+        run.counts = {name: getattr(report, name) for name in _PLAN_COUNTS}
         self.log.info("Campaign %r is planned: %s %s.", ledger.campaign, report, self.currency)
+        self._warn(ledger, report)
+        return report.batches
 
-    def _plan_failed_again(self, ledger: Ledger, context: Context) -> None:
-        """Plan the rows again whose orders an earlier attempt of this task placed and Runa could not complete."""
-        if count := ledger.plan_failed_again(_run_of(context), self.clock.now()):
+    def _warn(self, ledger: Ledger, report: PlanReport) -> None:
+        """Log what a green run must not hide."""
+        if not report.read:
+            self.log.warning("Campaign %r: the input is empty, so there is nobody to pay.", ledger.campaign)
+        if report.other_amount:
+            self.log.warning(
+                "Campaign %r: %d row(s) are paid already, and now ask for another amount or currency. They are not "
+                "paid again.",
+                ledger.campaign,
+                report.other_amount,
+            )
+        if report.left_out:
+            self.log.warning(
+                "Campaign %r: %d recipient(s) are new in the input of a run that has planned before. They are not "
+                'paid: pay them with another run, or set new_recipients_on_rerun="pay".',
+                ledger.campaign,
+                report.left_out,
+            )
+        if report.mismatched:
+            self.log.warning(
+                "Campaign %r: %d row(s) are in COMPLETED orders that do not pay them as planned. They are not paid "
+                "again; see runa-reconcile.",
+                ledger.campaign,
+                report.mismatched,
+            )
+
+    def _choose_planned(self, ledger: Ledger, run: _Run, context: Context) -> list[Batch]:
+        """Return what is planned in the campaign, and the rows of orders of this task that Runa could not complete."""
+        if count := ledger.plan_failed_again(run.id, self.clock.now()):
             self.log.info("Campaign %r: %d row(s) whose orders FAILED are ordered again.", ledger.campaign, count)
+        batches, _ = choose_planned(ledger, currency=self.currency, limits=self._limits(), excluded=run.undecided)
+        return batches
 
     def _amount(self, name: str) -> Decimal | None:
         if name not in self._limited:
@@ -341,9 +432,9 @@ class RunaPayoutOperator(BaseOperator):
             raise InvalidOrderError(f"{name}: must be a whole number, not {limit}")
         return None if limit is None else int(limit)
 
-    def _check_balance(self, ledger: Ledger) -> None:
+    def _check_balance(self, ledger: Ledger, batches: Sequence[Batch]) -> None:
         """Check before the first order that the balance covers the rows that were never sent."""
-        count, total = ledger.totals(self.currency).get(RowState.PLANNED, (0, Decimal(0)))
+        count, total = count_and_sum(ledger.amounts(batches, RowState.PLANNED))
         if not count:
             return
         with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
@@ -355,7 +446,6 @@ class RunaPayoutOperator(BaseOperator):
                 )
                 return
         if balance < total:
-            asyncio.run(self._settle_within(ledger, 0.0))  # update the rows that were sent before
             raise BalanceTooLowError(count=count, total=total, currency=self.currency, balance=balance)
 
     # -- paying -----------------------------------------------------------------------------------------------------
@@ -367,7 +457,9 @@ class RunaPayoutOperator(BaseOperator):
         async with AsyncRunaClient(**settings.client_arguments()) as client:
             yield client
 
-    async def _pay(self, ledger: Ledger, owner: str) -> tuple[_Processing, datetime, RunaApiError | None]:
+    async def _pay(
+        self, ledger: Ledger, run: _Run, batches: Sequence[Batch]
+    ) -> tuple[_Processing, datetime, RunaApiError | None]:
         """Place all orders, then wait until they are final, or only for :data:`INLINE_SECONDS` if the task defers.
 
         :returns: the orders that are still PROCESSING, the deadline for them, and the answer that a retry has to wait
@@ -378,28 +470,34 @@ class RunaPayoutOperator(BaseOperator):
             began = self.clock.now()
             paid = await pay(
                 ledger,
-                owner=owner,
+                batches=batches,
+                owner=run.id,
                 client=AsyncOrderClient(client),
                 clock=self.clock,
                 isolate_rejections=self.isolate_rejections,
                 policy=self.policy,
                 progress=progress.placing,
             )
+            run.unplaced = paid.open
             placed = self.clock.now()
             seconds = (placed - began).total_seconds()
             self.log.info("Campaign %r: %d order(s) placed in %.1f s.", ledger.campaign, paid.placed, seconds)
             deadline = placed + timedelta(seconds=self.timeout)
             until = min(deadline, placed + timedelta(seconds=INLINE_SECONDS)) if self.deferrable else deadline
-            return await self._wait(ledger, client, until, progress), deadline, _retry_cause(paid)
+            return await self._wait(ledger, run, client, until, progress), deadline, _retry_cause(paid)
 
-    async def _settle_within(self, ledger: Ledger, seconds: float) -> _Processing:
+    async def _settle_within(self, ledger: Ledger, run: _Run, seconds: float) -> _Processing:
         async with self._client() as client:
             until = self.clock.now() + timedelta(seconds=seconds)
-            return await self._wait(ledger, client, until, _Progress(self, ledger))
+            return await self._wait(ledger, run, client, until, _Progress(self, ledger))
 
-    async def _wait(self, ledger: Ledger, client: AsyncRunaClient, until: datetime, progress: _Progress) -> _Processing:
+    async def _wait(
+        self, ledger: Ledger, run: _Run, client: AsyncRunaClient, until: datetime, progress: _Progress
+    ) -> _Processing:
+        """Settle until the orders of the run are final. The orders of other runs are settled with them."""
         pause = 1.0
-        while processing := await self._settle(ledger, client):
+        own = await asyncio.to_thread(ledger.orders_of, run.id)
+        while processing := {id_: error for id_, error in (await self._settle(ledger, client)).items() if id_ in own}:
             if (left := (until - self.clock.now()).total_seconds()) <= 0:
                 break
             progress.waiting(len(processing))
@@ -432,7 +530,7 @@ class RunaPayoutOperator(BaseOperator):
             return {batch.order_id: error for batch in ledger.batches(BatchState.PLACED) if batch.order_id}
         return {order_id: unreadable.get(order_id) for order_id in processing}
 
-    def _defer(self, processing: _Processing, deadline: datetime, cause: RunaApiError | None) -> None:
+    def _defer(self, processing: _Processing, deadline: datetime, cause: RunaApiError | None, run: _Run) -> None:
         self.log.info("%d order(s) are PROCESSING: waiting in the triggerer.", len(processing))
         self.defer(
             # Not fail_fast: the other orders continue after one has FAILED, and the ledger needs their outcome.
@@ -440,7 +538,8 @@ class RunaPayoutOperator(BaseOperator):
                 list(processing), self.runa_conn_id, self.poll_interval, deadline.timestamp(), fail_fast=False
             ),
             method_name="execute_complete",
-            kwargs={"refusal": [cause.status, cause.type]} if cause else None,
+            kwargs={"counts": run.counts, "unplaced": run.unplaced}
+            | ({"refusal": [cause.status, cause.type]} if cause else {}),
             timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
         )
 
@@ -453,32 +552,35 @@ class RunaPayoutOperator(BaseOperator):
             self._paid_summary = summary
         return summary
 
-    def _summary(self, ledger: Ledger) -> dict[str, Any]:
-        totals = ledger.totals(self.currency)
+    def _summary(self, ledger: Ledger, run: _Run) -> dict[str, Any]:
+        totals, own = ledger.totals(self.currency), ledger.totals(run=run.id)
+        paid, paid_amount = own.get(RowState.PAID, (0, Decimal(0)))
+        by_state = {state: count for state, (count, _) in own.items()}
         return {
             "campaign": ledger.campaign,
             "currency": self.currency,
+            "run": run.counts
+            | {
+                "planned": sum(by_state.values()),
+                "paid": paid,
+                "paid_amount": f"{paid_amount:.2f}",
+                "open": by_state.get(RowState.PLANNED, 0) + by_state.get(RowState.SENT, 0),
+            }
+            | {
+                state.value: by_state.get(state, 0) for state in (RowState.FAILED, RowState.REJECTED, RowState.MISMATCH)
+            },
             "rows": {state.value: count for state, (count, _) in sorted(totals.items())},
             "amounts": {state.value: f"{amount:.2f}" for state, (_, amount) in sorted(totals.items())},
         }
 
-    def _report(self, ledger: Ledger, processing: _Processing, cause: RunaApiError | None) -> dict[str, Any]:
-        """Return the summary, or raise the reason why the campaign is not finished."""
-        summary = self._summary(ledger)
-        states = ledger.totals()  # of every currency: all open orders of the campaign were sent
-        counts = ", ".join(f"{count} {state}" for state, count in summary["rows"].items())
-        self.log.info("Campaign %r: %s.", ledger.campaign, counts)
-        facts = {"campaign": ledger.campaign, "counts": counts}
-        error: PlacementError | None = None
-        if open_batches := ledger.batches(BatchState.OPEN):
-            reason = ledger.reason(BatchState.OPEN) or "another run of the campaign is placing them"
-            error = CampaignUnfinishedError(**facts, unplaced=len(open_batches), reason=reason, answer=cause)
-        elif processing:
-            error = _unreadable_status(processing) or CampaignStillProcessingError(**facts, orders=len(processing))
-        elif RowState.FAILED in states:
-            error = CampaignFailedError(**facts)
-        elif RowState.REJECTED in states:
-            error = CampaignRejectedError(**facts, reason=ledger.reason(BatchState.REJECTED))
+    def _report(self, ledger: Ledger, run: _Run, processing: _Processing, cause: RunaApiError | None) -> dict[str, Any]:
+        """Return the summary, or raise the reason why this run is not finished."""
+        summary = self._summary(ledger, run)
+        own = ledger.totals(run=run.id)
+        counts = ", ".join(f"{count} {state}" for state, (count, _) in sorted(own.items())) or "nobody to pay"
+        self.log.info("Campaign %r, this run: %s.", ledger.campaign, counts)
+        self._warn_of_others(ledger, own)
+        error = self._failure(ledger, run, processing, cause, counts)
         if error is None:
             return summary
         # An unknown outcome is not a partial failure: the next attempt finds out.
@@ -487,6 +589,56 @@ class RunaPayoutOperator(BaseOperator):
             self.log.warning("%s", error)
             return summary
         raise error
+
+    def _failure(
+        self, ledger: Ledger, run: _Run, processing: _Processing, cause: RunaApiError | None, counts: str
+    ) -> PlacementError | None:
+        """Return why this run is not finished, if it is not."""
+        own = ledger.totals(run=run.id)
+        facts = {"campaign": ledger.campaign, "counts": counts}
+        if unplaced := max(run.unplaced, len(ledger.open_batches_of(run.id))) + len(run.undecided):
+            reason = ledger.reason(BatchState.OPEN, run=run.id) or "another run of the campaign is placing them"
+            return CampaignUnfinishedError(**facts, unplaced=unplaced, reason=reason, answer=cause)
+        if processing:
+            return _unreadable_status(processing) or CampaignStillProcessingError(**facts, orders=len(processing))
+        if RowState.MISMATCH in own:
+            mismatch = ledger.row_error(RowState.MISMATCH, run=run.id)
+            return PayoutMismatchError(**facts, rows=own[RowState.MISMATCH][0], reason=mismatch)
+        if RowState.FAILED in own:
+            return CampaignFailedError(**facts)
+        if RowState.REJECTED in own:
+            return CampaignRejectedError(**facts, reason=ledger.reason(BatchState.REJECTED, run=run.id))
+        return None
+
+    def _warn_of_others(self, ledger: Ledger, own: Mapping[RowState, tuple[int, Decimal]]) -> None:
+        """Log rows of other runs of the campaign that need somebody. They do not fail this run."""
+        others = {
+            state: count - own.get(state, (0, Decimal(0)))[0]
+            for state, (count, _) in ledger.totals().items()
+            if state in _UNPAID
+        }
+        if listed := ", ".join(f"{count} {state}" for state, count in sorted(others.items()) if count):
+            self.log.warning(
+                "Campaign %r: rows that other runs have planned were not paid: %s. See runa-status.",
+                ledger.campaign,
+                listed,
+            )
+
+
+@dataclass
+class _Run:
+    """What this run is and what it has counted.
+
+    :param id: the id of its plans.
+    :param counts: what its plan counted; see :class:`RunaPayoutOperator`.
+    :param undecided: ids of batches that must not be sent in this attempt.
+    :param unplaced: batches that it was to pay and whose orders are not placed.
+    """
+
+    id: str
+    counts: dict[str, int] = field(default_factory=dict)
+    undecided: set[str] = field(default_factory=set)
+    unplaced: int = 0
 
 
 def _retry_cause(paid: Paid) -> RunaApiError | None:
@@ -532,8 +684,7 @@ class _Progress:
         if (now - self.last_logged).total_seconds() < PROGRESS_SECONDS:
             return
         self.last_logged = now
-        rows = ", ".join(f"{count} {state}" for state, (count, _) in sorted(self.ledger.totals().items()))
-        self.operator.log.info("Campaign %r: %s; rows: %s.", self.ledger.campaign, orders, rows)
+        self.operator.log.info("Campaign %r: %s.", self.ledger.campaign, orders)
 
 
 def _run_of(context: Context) -> str:

@@ -26,7 +26,7 @@ from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement
 from airflow_provider_runa.placement.ports import run_blocking
 from airflow_provider_runa.triggers._events import EventStatus, read_event
 from airflow_provider_runa.triggers.runa import EVENT_STATUSES, RunaOrderTrigger
-from airflow_provider_runa.utils.arguments import NOTSET, read_amount, read_items, to_seconds, unset_to_none
+from airflow_provider_runa.utils.arguments import NOTSET, read_amount, read_days, read_items, to_seconds, unset_to_none
 from airflow_provider_runa.utils.assets import add_asset_event_extra
 from airflow_provider_runa.utils.failures import to_airflow_exception
 from airflow_provider_runa.utils.masking import MaskRecipientsMixin
@@ -295,16 +295,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         return self._build()
 
     def _look_back(self) -> timedelta | None:
-        if not self._has_look_back:
-            return None
-        try:
-            value: Any = self.look_back
-            look_back = value if isinstance(value, timedelta) else timedelta(days=float(value))
-        except (TypeError, ValueError, OverflowError):
-            look_back = timedelta(-1)
-        if look_back < timedelta(0):
-            raise InvalidOrderError(f"look_back: must be a timedelta or a number of days, not {self.look_back!r}")
-        return look_back
+        return read_days("look_back", self.look_back) if self._has_look_back else None
 
     def _began_after(self, context: Context) -> datetime:
         """Return a time before the first attempt: a run cannot start before it is due."""

@@ -88,6 +88,22 @@ def read_estimate(currency: str, items: Any) -> EstimateRequest:
     )
 
 
+def read_days(name: str, value: Any) -> timedelta:
+    """Return a period that is given in days.
+
+    :param name: name of the parameter, for the error.
+    :param value: a ``timedelta``, or a number of days.
+    :raises InvalidOrderError: if it is neither, or negative.
+    """
+    try:
+        period = value if isinstance(value, timedelta) else timedelta(days=float(value))
+    except (TypeError, ValueError, OverflowError):
+        period = timedelta(-1)
+    if period < timedelta(0):
+        raise InvalidOrderError(f"{name}: must be a timedelta or a number of days, not {value!r}")
+    return period
+
+
 def to_seconds(name: str, value: float | timedelta) -> float:
     """Return a duration in seconds.
 
