@@ -378,9 +378,9 @@ def amounts_of(connection: Connection, batches: Sequence[Batch], *states: RowSta
 def ensure_found_batches(
     connection: Connection, campaign: CampaignRef, rows: Sequence[Mapping[str, Any]], now: datetime
 ) -> None:
-    """Insert the batches of orders that were found at Runa, where they are missing.
+    """Insert the batches of orders that were found at Runa, where they are missing, and open those that are settled.
 
-    :param rows: rows of the table of found orders.
+    :param rows: rows of the table of found orders, which are about to join these batches.
     """
     orders = {row["batch_id"]: row for row in rows}
     if not orders:
@@ -389,8 +389,11 @@ def ensure_found_batches(
     if connection.execute(sa.select(plan_table.c.id).where(plan_table.c.id == plan_id)).scalar() is None:
         values = {"id": plan_id, "campaign_id": campaign.id, "run": FOUND_RUN, "made_at": now}
         connection.execute(sa.insert(plan_table).values(**values))
+    settled = (batch_table.c.found, batch_table.c.state == BatchState.COMPLETED)
     for batch_id, row in orders.items():
-        if connection.execute(sa.select(batch_table.c.id).where(batch_table.c.id == batch_id)).scalar() is None:
+        mine = batch_table.c.id == batch_id
+        connection.execute(sa.update(batch_table).where(mine, *settled).values(state=BatchState.PLACED))
+        if connection.execute(sa.select(batch_table.c.id).where(mine)).scalar() is None:
             connection.execute(
                 sa.insert(batch_table).values(
                     id=batch_id,
