@@ -32,7 +32,7 @@ _NEEDS = {
         "operators/test_links_to.py",
         "test_authoring.py",
     ],
-    "airflow.sdk.definitions.retry_policy": ["test_retries.py"],
+    "airflow.sdk.definitions.retry_policy": ["test_retry_policy.py"],
 }
 
 

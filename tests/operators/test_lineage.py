@@ -1,4 +1,4 @@
-"""Links, asset events and OpenLineage of what was paid: ids and totals, nobody's name."""
+"""Portal links, asset events and OpenLineage of a task: ids and totals, no recipients."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def context() -> dict[str, Any]:
 def test_the_event_of_the_asset_has_the_order(runa: RunningSandbox, wait: bool, status: str, price: str | None) -> None:
     values = context()
     order_id = order(runa, wait_for_completion=wait).execute(values)
-    told = values["outlet_events"][ASSET].extra
-    assert told["order_id"] == order_id
-    assert (told["status"], told["currency"], told["face_value"], told["items"]) == (status, "USD", "10.00", 1)
-    assert (told["total_price"] is None) is (price is None)
-    assert ADDRESS not in json.dumps(told)
+    extra = values["outlet_events"][ASSET].extra
+    assert extra["order_id"] == order_id
+    assert (extra["status"], extra["currency"], extra["face_value"], extra["items"]) == (status, "USD", "10.00", 1)
+    assert (extra["total_price"] is None) is (price is None)
+    assert ADDRESS not in json.dumps(extra)
 
 
 def test_after_a_deferral_the_event_has_the_completed_order(runa: RunningSandbox) -> None:
@@ -170,7 +170,7 @@ def test_the_campaign_is_the_output_of_the_lineage(
 def test_the_lineage_does_not_read_the_connection_again(
     runa: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It asks in a process that has been forked, where Airflow may not answer."""
+    """OpenLineage calls it in a forked process, where Airflow may not answer."""
     pytest.importorskip("airflow.providers.openlineage.extractors")
     tasks: list[Any] = [order(runa), order(runa), payout(runa, tmp_path, monkeypatch)]
     order_id = tasks[0].execute(context())

@@ -1,4 +1,4 @@
-"""``links_to``: payout links go into the file that was asked for, and nowhere else."""
+"""``links_to``: payout links are written to the given file, and nowhere else."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_links_that_cannot_be_written_fail_the_task_and_the_retry_orders_nothing
 
 
 @pytest.mark.parametrize(
-    ("links_to", "values", "told"),
+    ("links_to", "values", "message"),
     [
         ("/tmp/links.txt", {}, "must be a file whose name ends in"),
         ("None", {}, "must be a file whose name ends in"),
@@ -153,9 +153,9 @@ def test_links_that_cannot_be_written_fail_the_task_and_the_retry_orders_nothing
     ],
 )
 def test_links_that_cannot_be_written_are_rejected_before_anything_is_sent(
-    runa: RunningSandbox, links_to: str, values: dict[str, Any], told: str
+    runa: RunningSandbox, links_to: str, values: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(AirflowFailException, match=f"Nothing was sent in this attempt: links_to: .*{told}"):
+    with pytest.raises(AirflowFailException, match=f"Nothing was sent in this attempt: links_to: .*{message}"):
         operator(runa, links_to, **values).execute(task_context())
     assert runa.stats()["requests"] == {}
 
