@@ -1,7 +1,7 @@
 """A task keeps nothing on the machine it runs on: killed at its request, it is finished elsewhere, and pays once.
 
-A pod loses its disk when it ends. Each attempt is a process with a home, a working directory and a temporary folder that
-no other process uses, in which every change of a file is blocked (:mod:`tests.support.pod`).
+A pod loses its disk when it ends. Each attempt is a process with a home, a working directory and a temporary folder
+that no other process uses, in which every change of a file is blocked (:mod:`tests.support.pod`).
 """
 
 from __future__ import annotations
