@@ -1,4 +1,4 @@
-"""Names that moved between the releases of Airflow, where common.compat does not have them in 1.14."""
+"""Names that moved between releases of Airflow and that ``common.compat`` 1.14 does not have."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ except ImportError:  # Airflow before 3.1
 
 try:
     from airflow.sdk.definitions.asset import AssetRef
-except ImportError:  # Airflow 2, where nothing refers to an asset
+except ImportError:  # Airflow 2, which has no references to assets
 
     class AssetRef:  # type: ignore[no-redef]
-        """What nothing is."""
+        """A class without instances, so that ``isinstance`` is always false."""
 
 
 __all__ = ["AssetRef", "mask_secret"]

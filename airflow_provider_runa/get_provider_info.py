@@ -1,4 +1,4 @@
-"""What Airflow reads about this provider: its connection type with the form, and where its classes live."""
+"""The metadata of this provider for Airflow: its connection type with the form, and the modules of its classes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's metadata, as Airflow's provider discovery expects it.
+    """Return the provider's metadata in the form that Airflow's provider discovery expects.
 
-    The connection form is described here in the keys that Airflow 3.3 reads; :class:`~.hooks.runa.RunaHook` tells
-    older releases the same through its class methods.
+    The connection form uses the keys that Airflow 3.3 reads. For older releases, the class methods of
+    :class:`~.hooks.runa.RunaHook` return the same form.
     """
     return {
         "package-name": "airflow-provider-runa",
@@ -69,13 +69,13 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "airflow_provider_runa.hooks.runa.RunaHook",
                 "hook-name": "Runa",
                 "ui-field-behaviour": {
-                    # The port is shown for one reason: the UI of Airflow 3.3.1 and 3.3.2 tests a connection without
-                    # one as if its port were 0, and its API refuses that as another destination than the stored one.
+                    # The port is shown because the UI of Airflow 3.3.1 and 3.3.2 tests a connection without a port as
+                    # if its port were 0, and Airflow's API rejects that because it differs from the stored one.
                     "hidden-fields": ["login", "schema", "extra"],
                     "relabeling": {"password": "API key", "host": "Base URL"},
                     "placeholders": {
                         "password": "wg… (production) or XX… (playground)",
-                        "host": "leave empty: the API key tells the environment",
+                        "host": "leave empty: the API key determines the environment",
                         "port": "leave empty; 0 for the Test button of Airflow 3.3.1 and 3.3.2",
                     },
                 },
@@ -83,7 +83,7 @@ def get_provider_info() -> dict[str, Any]:
                     "api_version": {
                         "label": "API version",
                         "schema": {"type": ["string", "null"], "default": "2024-02-05"},
-                        "description": "Dated version of the API that is asked for.",
+                        "description": "Dated version of the API.",
                     },
                     "timeout": {
                         "label": "Timeout (seconds)",
@@ -93,7 +93,7 @@ def get_provider_info() -> dict[str, Any]:
                     "orders_per_minute": {
                         "label": "Orders per minute",
                         "schema": {"type": ["integer", "null"], "default": 300},
-                        "description": "The account's limit of order requests.",
+                        "description": "The account's limit of order requests per minute.",
                     },
                 },
             }

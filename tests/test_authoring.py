@@ -25,7 +25,7 @@ def test_each_snippet_is_a_dag(block: int) -> None:
     assert dag.tasks or block == 1  # which only defines a task
 
 
-def test_the_check_of_ones_own_asks_the_catalogue(runa: RunningSandbox) -> None:
+def test_the_custom_check_reads_the_catalogue(runa: RunningSandbox) -> None:
     names: dict[str, Any] = {}
     exec(BLOCKS[1], names)
     assert {"AMZ-US", "CAFE-US"} <= set(names["orderable_products"].function())

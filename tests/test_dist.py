@@ -116,17 +116,17 @@ def test_the_sdist_holds_what_its_tests_need() -> None:
     assert [name for name in names if "__pycache__" in name or name.startswith((".build", ".venv"))] == []
 
 
-def test_the_metadata_tells_what_it_is() -> None:
-    told = metadata()
-    assert (told["Name"], told["Version"]) == ("airflow-provider-runa", __version__)
-    assert (told["License-Expression"], told["Requires-Python"]) == ("Apache-2.0", ">=3.11")
-    assert told["Description-Content-Type"] == "text/markdown"
-    assert told.get_all("Provides-Extra") == EXTRAS
+def test_the_metadata_is_complete() -> None:
+    found = metadata()
+    assert (found["Name"], found["Version"]) == ("airflow-provider-runa", __version__)
+    assert (found["License-Expression"], found["Requires-Python"]) == ("Apache-2.0", ">=3.11")
+    assert found["Description-Content-Type"] == "text/markdown"
+    assert found.get_all("Provides-Extra") == EXTRAS
     assert {
         "Framework :: Apache Airflow :: Provider",
         "Operating System :: POSIX",
         "Typing :: Typed",
-    } <= set(told.get_all("Classifier", []))
+    } <= set(found.get_all("Classifier", []))
 
 
 def test_airflow_knows_the_provider(installed: Environment) -> None:

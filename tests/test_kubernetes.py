@@ -76,7 +76,7 @@ def test_both_hosts_are_named(url: str) -> None:
     assert f"`{urlsplit(url).hostname}`" in PAGE
 
 
-def test_it_says_what_was_not_tried() -> None:
+def test_the_page_says_what_was_not_tried() -> None:
     assert "**This was not run on a Kubernetes cluster.**" in PAGE
 
 

@@ -1,5 +1,5 @@
-"""Runa's API as it is: ``models``, ``errors``, ``retries``, ``client``.
+"""Runa's API: models, errors, settings, clients and the rules for retries. Nothing here imports Airflow.
 
-Nothing in here knows Airflow. Import from the modules: this package imports none of them itself, so that a
-reader of ``models`` and ``errors`` (as ``placement`` is) does not load an HTTP library.
+Import from the modules. This package imports none of them, so that code which needs only ``models`` and ``errors``
+(such as ``placement``) does not load an HTTP library.
 """

@@ -1,8 +1,8 @@
 """RunaClient and AsyncRunaClient: Runa's endpoints over httpx.
 
-What a request looks like and what an answer means is decided once, by the functions at the top; the two clients hold
-only what waits. Reads are asked again after transport errors, 429 and 5xx. An order is sent again only while its
-outcome is unknown, and only with the same key and the same bytes.
+The functions at the top build requests and parse answers for both clients; the clients contain only the code that
+waits. Reads are retried after transport errors, 429 and 5xx. An order is sent again only while its outcome is unknown,
+and only with the same key and the same bytes.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from airflow_provider_runa.api.models import (
 )
 from airflow_provider_runa.api.retry import is_outcome_unknown, pause_before_retry
 
-#: How often a request is sent at most.
+#: How often a request is sent at most, the first time included.
 ATTEMPTS = 5
 
-#: Rows of a page, the most that Runa gives.
+#: Rows per page, the most that Runa allows.
 PAGE_SIZE = 500
 
 M = TypeVar("M", bound=BaseModel)
@@ -52,20 +52,20 @@ M = TypeVar("M", bound=BaseModel)
 
 @functools.cache
 def tls_context() -> ssl.SSLContext:
-    """Return the TLS context of all clients of this process: making one blocks for about 20 ms."""
+    """Return the TLS context that all clients of this process share, because creating one blocks for about 20 ms."""
     return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)
 class _HttpRequest:
-    """One request, as both clients send it."""
+    """A request, built for both clients."""
 
     method: str
     path: str
     params: tuple[tuple[str, str], ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
     content: bytes | None = field(default=None, repr=False)
-    #: What must not be seen in an error about this request, besides the API key.
+    #: Texts that must not appear in an error about this request, besides the API key.
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
 
@@ -100,15 +100,15 @@ def _list_products(
     )
 
 
-# The functions below raise after they have let go of the body: a traceback that shows local variables must show
-# neither payout links nor recipients.
+# The functions below delete the body before they raise: a traceback that shows local variables must show neither payout
+# links nor recipients.
 
 
 def _read(request: _HttpRequest, response: httpx.Response, api_key: SecretStr) -> Any:
-    """Return what an answer says, as JSON values with ``Decimal`` numbers.
+    """Return the body of an answer, parsed as JSON with ``Decimal`` numbers.
 
-    :raises RunaApiError: if it is an error.
-    :raises RunaConnectionError: if it cannot be read.
+    :raises RunaApiError: if the answer is an error.
+    :raises RunaConnectionError: if the answer cannot be read.
     """
     try:
         body = json.loads(response.content, parse_float=Decimal)
@@ -119,9 +119,9 @@ def _read(request: _HttpRequest, response: httpx.Response, api_key: SecretStr) -
             raise RunaConnectionError(f"{_name(request)}: the answer {response.status_code} has no JSON body")
         return body
     if response.is_informational and body is None:
-        raise RunaConnectionError(f"{_name(request)}: the answer {response.status_code} is no final one")
+        raise RunaConnectionError(f"{_name(request)}: the answer {response.status_code} is not final")
     if response.is_redirect:
-        error = RunaApiError(response.status_code, message="a redirect, which is not followed; is the base URL right?")
+        error = RunaApiError(response.status_code, message="redirects are not followed; check the base URL")
     else:
         error = parse_error(response.status_code, body, (api_key.get_secret_value(), *request.secrets))
     del body
@@ -133,17 +133,17 @@ def _name(request: _HttpRequest) -> str:
 
 
 def _parse_model(model: type[M], request: _HttpRequest, body: Any) -> M:
-    """Read a body as a model."""
+    """Parse a body as a model."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
         where = ", ".join(sorted({".".join(map(str, finding["loc"])) for finding in error.errors()})[:5])
     del body
-    raise RunaConnectionError(f"{_name(request)}: the answer is not what was expected (at: {where})")
+    raise RunaConnectionError(f"{_name(request)}: the answer has an unexpected form (at: {where})")
 
 
 def _names(request: _HttpRequest, body: Any, field_name: str, inner: str | None = None) -> list[str]:
-    """Read a body that holds a list of names."""
+    """Parse a body that contains a list of names."""
     try:
         return [str(row if inner is None else row[inner]) for row in body[field_name]]
     except (KeyError, TypeError):
@@ -158,18 +158,24 @@ def _balances(request: _HttpRequest, body: Any) -> list[Balance]:
 
 
 def _next_cursor(request: _HttpRequest, page: OrderPage | ProductPage, after: str | None) -> str | None:
-    """Return where the next page begins, ``None`` at the end.
+    """Return the cursor of the next page, ``None`` on the last page.
 
-    :raises RunaConnectionError: if the cursor stands still: rows that are not seen must not count as absent.
+    :raises RunaConnectionError: if the cursor did not advance: rows that were not read must not count as absent.
     """
     cursor = page.pagination.cursors.after if page.pagination else None
     if cursor is not None and cursor == after:
-        raise RunaConnectionError(f"{_name(request)}: the cursor of the next page stands still")
+        raise RunaConnectionError(f"{_name(request)}: the cursor of the next page did not advance")
     return cursor
 
 
 class RateLimiter:
-    """Keeps to a number of requests in any 60 seconds. Callers wait outside, so that both clients can use it."""
+    """Limits the number of requests in any 60 seconds.
+
+    It only computes the pauses. The callers sleep, so that both clients can use it.
+
+    :param per_minute: how many requests may be sent in any 60 seconds.
+    :param monotonic: the clock, in seconds.
+    """
 
     def __init__(self, per_minute: int, monotonic: Callable[[], float]) -> None:
         self._per_minute = per_minute
@@ -178,7 +184,7 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def reserve(self) -> float:
-        """Take the next place and return how many seconds to wait for it."""
+        """Reserve the next request and return how many seconds to wait before it is sent."""
         with self._lock:
             now = self._monotonic()
             while self._sent and self._sent[0] <= now - 60.0:
@@ -189,7 +195,7 @@ class RateLimiter:
 
 
 class _ClientBase:
-    """What both clients have in common: settings, headers, and when to ask again. Parameters: see the clients."""
+    """Settings, headers and retries of both clients. For the parameters, see the clients."""
 
     def __init__(
         self,
@@ -209,7 +215,7 @@ class _ClientBase:
             "base_url": base_url.rstrip("/"),
             "timeout": timeout,
             "follow_redirects": False,
-            # Plain http goes to this machine only, so it never takes the way over a proxy that the environment names.
+            # Plain http is allowed to this machine only, so it never goes through a proxy from the environment.
             "verify": tls_context() if base_url.startswith("https") else False,
             "trust_env": base_url.startswith("https"),
             "headers": {
@@ -221,7 +227,7 @@ class _ClientBase:
         }
 
     def _retrying(self, retry: bool) -> dict[str, Any]:
-        """Return tenacity's options: what is known is final, what is unknown is asked again."""
+        """Return tenacity's options: only a request whose outcome is unknown is sent again."""
         return {
             "retry": tenacity.retry_if_exception(is_outcome_unknown),
             "wait": self._wait,
@@ -235,25 +241,28 @@ class _ClientBase:
 
     @staticmethod
     def _no_answer(request: _HttpRequest, error: httpx.HTTPError | httpx.InvalidURL) -> RunaConnectionError:
-        # Not chained: httpx's exceptions hold the request, and with it the API key and the recipients.
+        # Not chained: httpx's exceptions contain the request, and with it the API key and the recipients.
         reason = type(error).__name__
-        if isinstance(error, httpx.ConnectError):  # no request was made yet, and the text tells the cause
+        if isinstance(error, httpx.ConnectError):  # no request was sent yet, and the text contains the cause
             reason += f": {redact(str(error))}"
         return RunaConnectionError(f"{_name(request)}: no usable answer ({reason})")
 
 
 class RunaClient(_ClientBase):
-    """Runa's endpoints for synchronous code. Safe to share between threads; close it, or use it in a ``with``.
+    """A client of Runa's API for synchronous code.
+
+    It is safe to share between threads. Close it, or use it as a context manager.
 
     :param api_key: the API key.
     :param base_url: base URL, e.g. ``https://playground.runa.io/v2``.
-    :param api_version: dated version of the API; sent always, because Runa would use the account's otherwise.
-    :param timeout: how long one request may take, in seconds.
-    :param orders_per_minute: how many order requests are sent in any 60 seconds.
-    :param monotonic: the clock that paces order requests, in seconds.
+    :param api_version: dated version of the API; always sent, because otherwise Runa would use the account's default.
+        Default: ``2024-02-05``.
+    :param timeout: how long one request may take, in seconds. Default: 30.
+    :param orders_per_minute: how many order requests may be sent in any 60 seconds. Default: 300.
+    :param monotonic: the clock for that limit, in seconds.
     :param rng: randomness of the pauses between two attempts.
-    :param transport: instead of the network, for tests.
-    :param sleep: how to wait, in seconds.
+    :param transport: replaces the network in tests.
+    :param sleep: function that waits, in seconds.
     """
 
     def __init__(
@@ -298,9 +307,9 @@ class RunaClient(_ClientBase):
         raise failure
 
     def ping(self, *, retry: bool = True) -> None:
-        """Check that Runa answers and takes the API key (``GET /ping``).
+        """Check that Runa answers and accepts the API key (``GET /ping``).
 
-        :param retry: ask again if there is no usable answer, at most 5 times in all. ``False``: once.
+        :param retry: retry while there is no usable answer, up to 5 requests in total. ``False``: send one request.
         """
         self._send(_get("/ping"), retry=retry)
 
@@ -310,13 +319,14 @@ class RunaClient(_ClientBase):
         """Send an order (``POST /order``).
 
         :param order: the order.
-        :param idempotency_key: for 30 days Runa answers the same to the same key and body; then it pays again.
+        :param idempotency_key: Runa gives the same answer to the same key and body for 30 days; then it pays again.
         :param execution_mode: ``"async"`` or ``"sync"`` (exactly one item).
-        :param retry: send it again while the outcome is unknown, at most 5 times in all. ``False``: once, for a caller
-            that has its own schedule.
-        :returns: the order: complete in sync mode, otherwise its id and status.
+        :param retry: send it again while the outcome is unknown, up to 5 requests in total. ``False``: send one
+            request, for a caller with its own schedule.
+        :returns: the order, with all fields in sync mode, otherwise with its id and status only.
         :raises InvalidOrderError: if the mode does not fit the order.
-        :raises RunaError: if it was refused, or the outcome is unknown at the end (see ``is_outcome_unknown``).
+        :raises RunaError: if Runa rejects it, or if the outcome is still unknown at the end (see
+            ``is_outcome_unknown``).
         """
         request = _post_order(order, idempotency_key, execution_mode)
         return _parse_model(Order, request, self._send(request, retry=retry))
@@ -341,9 +351,9 @@ class RunaClient(_ClientBase):
                 return
 
     def estimate_order(self, request: EstimateRequest) -> Estimate:
-        """Ask what an order would cost (``POST /order/estimate``).
+        """Estimate the cost of an order (``POST /order/estimate``).
 
-        :param request: what to estimate.
+        :param request: the payment method and the items.
         """
         post = _post_estimate(request)
         return _parse_model(Estimate, post, self._send(post))
@@ -357,7 +367,7 @@ class RunaClient(_ClientBase):
         return _parse_model(Balance, request, self._send(request))
 
     def get_balances(self) -> list[Balance]:
-        """Fetch all balances above zero (``GET /balance``)."""
+        """Fetch the balances of all currencies with a balance above zero (``GET /balance``)."""
         request = _get("/balance")
         return _balances(request, self._send(request))
 
@@ -366,9 +376,9 @@ class RunaClient(_ClientBase):
     ) -> Iterator[Product]:
         """Iterate over the catalogue, page by page (``GET /product``).
 
-        :param is_orderable: ``True`` for only those that can be ordered.
-        :param countries: only those redeemable in one of these countries.
-        :param categories: only those in one of these categories.
+        :param is_orderable: ``True`` for only the products that can be ordered. Default: all.
+        :param countries: only the products redeemable in one of these countries (ISO 3166 alpha-2). Default: all.
+        :param categories: only the products in one of these categories. Default: all.
         """
         after: str | None = None
         while True:
@@ -398,17 +408,20 @@ class RunaClient(_ClientBase):
 
 
 class AsyncRunaClient(_ClientBase):
-    """Runa's endpoints for asynchronous code, with the names of :class:`RunaClient`; use it in an ``async with``.
+    """A client of Runa's API for asynchronous code, with the same methods as :class:`RunaClient`.
+
+    Close it, or use it as an asynchronous context manager.
 
     :param api_key: the API key.
     :param base_url: base URL, e.g. ``https://playground.runa.io/v2``.
-    :param api_version: dated version of the API; sent always, because Runa would use the account's otherwise.
-    :param timeout: how long one request may take, in seconds.
-    :param orders_per_minute: how many order requests are sent in any 60 seconds.
-    :param monotonic: the clock that paces order requests, in seconds.
+    :param api_version: dated version of the API; always sent, because otherwise Runa would use the account's default.
+        Default: ``2024-02-05``.
+    :param timeout: how long one request may take, in seconds. Default: 30.
+    :param orders_per_minute: how many order requests may be sent in any 60 seconds. Default: 300.
+    :param monotonic: the clock for that limit, in seconds.
     :param rng: randomness of the pauses between two attempts.
-    :param transport: instead of the network, for tests.
-    :param sleep: how to wait, in seconds.
+    :param transport: replaces the network in tests.
+    :param sleep: function that waits, in seconds.
     """
 
     def __init__(

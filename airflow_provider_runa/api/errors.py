@@ -1,7 +1,7 @@
-"""What can go wrong with a request to Runa: one tree, decided by HTTP status and ``type``, never by text.
+"""The errors of a request to Runa: one tree of exceptions, chosen by HTTP status and ``type``, never by text.
 
-No exception of this tree carries an API key, a recipient or a payout link: Runa's texts may echo what was sent, so they
-pass through :func:`redact` before they are kept.
+No exception of this tree contains an API key, a recipient or a payout link. Runa's texts may repeat what was sent, so
+they pass through :func:`redact` before they are stored.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _SECRET_LOOKING = re.compile(r"[^\s\"'<>,;]+@[^\s\"'<>,;]+|[a-z][a-z0-9+.-]*://[
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return a text of Runa's without e-mail addresses, links and the given secrets, on one line of sane length.
+    """Return a text without e-mail addresses, links and the given secrets, on one line of at most 300 characters.
 
-    :param text: the text.
-    :param secrets: what else must not be seen, e.g. the API key and the recipients of the order.
+    :param text: the text, such as a message of Runa's.
+    :param secrets: what else to remove, e.g. the API key and the recipients of the order.
     """
     for secret in sorted((secret for secret in secrets if secret), key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -28,26 +28,26 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 class RunaError(Exception):
-    """Something went wrong with Runa."""
+    """Base class of all errors of this provider."""
 
 
 class RunaConfigurationError(RunaError, ValueError):
-    """The connection to Runa cannot be used, and nothing was sent. One line that says what to change."""
+    """The connection to Runa cannot be used, and nothing was sent. The message is one line that says what to change."""
 
 
 class InvalidOrderError(RunaError, ValueError):
-    """The order is wrong, and nothing was sent. One line that names the field and the item's index."""
+    """The order is invalid, and nothing was sent. The message is one line with the field and the index of the item."""
 
 
 class RunaConnectionError(RunaError):
-    """No usable answer came: what Runa did with the request is unknown."""
+    """No usable answer arrived, so it is unknown what Runa did with the request."""
 
 
 class UnreadableOrdersError(RunaError):
-    """Of several orders some could not be read.
+    """The status of some orders could not be read.
 
-    :param statuses: order id -> status, of those that could.
-    :param errors: order id -> why not, of those that could not.
+    :param statuses: order id -> status, for the orders that could be read.
+    :param errors: order id -> error, for the orders that could not.
     """
 
     def __init__(self, statuses: Mapping[str, str], errors: Mapping[str, Exception]) -> None:
@@ -63,10 +63,10 @@ class UnreadableOrdersError(RunaError):
 
 @dataclass(frozen=True)
 class ErrorDetail:
-    """One finding of Runa's validation.
+    """One error of Runa's validation.
 
-    :param type: kind of the finding.
-    :param message: in words.
+    :param type: Runa's type of the error.
+    :param message: Runa's text.
     :param location: path in the body, e.g. ``("items", "0", "face_value")``.
     """
 
@@ -79,10 +79,10 @@ class RunaApiError(RunaError):
     """Runa answered with an error.
 
     :param status: HTTP status.
-    :param type: Runa's type of the error; ``None`` if the body is not one of Runa's.
-    :param message: in words.
+    :param type: Runa's type of the error; ``None`` if the body does not have the form of Runa's errors.
+    :param message: Runa's text.
     :param help: what Runa suggests.
-    :param details: findings of the validation.
+    :param details: the errors of the validation.
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class RunaApiError(RunaError):
 
 
 class RunaRateLimitError(RunaApiError):
-    """429: too many requests. Whether an earlier request under the same key placed an order is not told."""
+    """429: too many requests. It does not show whether an earlier request under the same key placed an order."""
 
 
 class RunaServerError(RunaApiError):
-    """5xx, or a gateway's 408 or 425: the outcome is unknown. With a ``type`` it is Runa's own answer."""
+    """5xx, or a gateway's 408 or 425: the outcome is unknown. With a ``type``, the answer is Runa's."""
 
 
 class RunaRequestError(RunaApiError):
@@ -133,19 +133,19 @@ class RunaIdempotencyMismatchError(RunaBadRequestError):
 
 
 class RunaInsufficientFundsError(RunaBadRequestError):
-    """The balance does not cover the order. This request paid nobody; a top-up heals it."""
+    """The balance does not cover the order. This request paid nobody; a top-up fixes it."""
 
 
 class RunaPaymentMethodUnavailableError(RunaBadRequestError):
-    """The payment method cannot be used now. This request paid nobody; time may heal it."""
+    """The payment method cannot be used now. This request paid nobody; a later one may be accepted."""
 
 
 class RunaProductValidationError(RunaBadRequestError):
-    """A product cannot be ordered, or not like this. This request paid nobody."""
+    """A product cannot be ordered, or not in this way. This request paid nobody."""
 
 
 class RunaCurrencyMismatchError(RunaBadRequestError):
-    """The payment's currency is not the product's. This request paid nobody."""
+    """The currency of the payment is not the currency of the product. This request paid nobody."""
 
 
 class RunaInvalidExecutionModeError(RunaBadRequestError):
@@ -157,15 +157,15 @@ class RunaInvalidVersionError(RunaBadRequestError):
 
 
 class RunaInsecureProtocolError(RunaBadRequestError):
-    """The request did not come by HTTPS. This request paid nobody."""
+    """The request did not use HTTPS. This request paid nobody."""
 
 
 class RunaPaginationError(RunaBadRequestError):
-    """A cursor or a limit is wrong. Reading only: no money is involved."""
+    """The cursor or the limit of a list request is wrong. Such requests only read."""
 
 
 class RunaAuthenticationError(RunaRequestError):
-    """401: the API key is wrong or of the other environment. This request paid nobody."""
+    """401: the API key is wrong or belongs to the other environment. This request paid nobody."""
 
 
 class RunaForbiddenError(RunaRequestError):
@@ -173,19 +173,19 @@ class RunaForbiddenError(RunaRequestError):
 
 
 class RunaOrderingRestrictedError(RunaForbiddenError):
-    """The account may not order now. This request paid nobody; lifting the restriction heals it."""
+    """The account may not order now. This request paid nobody; lifting the restriction fixes it."""
 
 
 class RunaNotFoundError(RunaRequestError):
-    """404: there is no such thing in this account. Never a proof that nobody was paid."""
+    """404: this account does not have the resource. This does not prove that nobody was paid."""
 
 
 class RunaVersionRemovedError(RunaRequestError):
-    """410: the API version is gone. This request paid nobody."""
+    """410: the API version was removed. This request paid nobody."""
 
 
 class RunaValidationError(RunaRequestError):
-    """422: the body is wrong; ``details`` says where. This request paid nobody."""
+    """422: the body is invalid; ``details`` says where. This request paid nobody."""
 
 
 _BY_TYPE: dict[str, type[RunaApiError]] = {
@@ -202,11 +202,11 @@ _BY_TYPE: dict[str, type[RunaApiError]] = {
     "ordering_restricted": RunaOrderingRestrictedError,
 }
 
-# What a type of Runa's looks like. Its errors have a type and a message; a gateway's problem+json has a "title", and
-# another type, such as "about:blank".
+# The form of Runa's types. Runa's errors have a type and a message; a gateway's problem+json has a "title", and a type
+# of another form, such as "about:blank".
 _TYPE = re.compile("[a-z][a-z_-]*")
 
-# A gateway's answers that say as little about the order as a 5xx: it waited in vain, or would not wait.
+# Answers of a gateway that, like a 5xx, do not show what happened to the order: a timeout, or a rejected early request.
 _LIKE_A_SERVER_ERROR = frozenset({408, 425})
 
 _BY_STATUS: dict[int, type[RunaApiError]] = {
@@ -221,11 +221,11 @@ _BY_STATUS: dict[int, type[RunaApiError]] = {
 
 
 def parse_error(status: int, body: Any, secrets: Iterable[str] = ()) -> RunaApiError:
-    """Return the error that an answer stands for.
+    """Return the exception for an answer.
 
-    :param status: HTTP status, anything but 2xx.
-    :param body: the body, parsed; ``None`` if it is empty or not JSON.
-    :param secrets: what the exception must not hold.
+    :param status: HTTP status, not 2xx.
+    :param body: the parsed body; ``None`` if it is empty or not JSON.
+    :param secrets: texts that the exception must not contain.
     """
     secrets = tuple(secrets)
     fields = body if isinstance(body, dict) else {}

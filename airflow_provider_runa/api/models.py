@@ -1,8 +1,8 @@
-"""What is sent to Runa and what it answers (API version 2024-02-05), as pydantic models.
+"""Runa's requests and answers (API version 2024-02-05) as pydantic models.
 
-Requests are strict: a field that does not exist, a limit that is passed or an amount that is none is refused before
-anything is sent. Answers are lenient: Runa may add fields and values at any time. Money is ``Decimal`` throughout,
-payout links are ``SecretStr``, and recipients do not show in a ``repr``.
+Requests are strict: unknown fields, exceeded limits and invalid amounts are rejected before anything is sent. Answers
+are lenient, because Runa may add fields and values at any time. Money is ``Decimal``, payout links are ``SecretStr``,
+and a ``repr`` does not show recipients.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_METADATA_PAIRS = 20
 
 
 def _amount(value: Any) -> Any:
-    """Take an amount as people write it; a float by its shortest text, which is what they meant."""
+    """Return a number or text as an amount. A float is read by its shortest text: 0.1 is 0.10."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int | float | str):
         raise ValueError("must be an amount")  # noqa: TRY004 - pydantic collects ValueErrors
     try:
@@ -93,7 +93,7 @@ class EmailDistribution(_RequestModel):
 
 
 class LinkDistribution(_RequestModel):
-    """The payout link is handed to the account, which sends it itself.
+    """Runa returns the payout link, and the account sends it to the recipient.
 
     :param template_id: redemption template (``DT-…``), the look of the page behind the link.
     """
@@ -105,7 +105,7 @@ class LinkDistribution(_RequestModel):
 class RecipientDistribution(_RequestModel):
     """Runa pays a known recipient (payment products only).
 
-    :param recipient_reference: the account's own name of the recipient: at most 255 of ``A-Za-z0-9-_@.``.
+    :param recipient_reference: the account's reference of the recipient: at most 255 of ``A-Za-z0-9-_@.``.
     :param email_address: the recipient's address.
     :param template_id: redemption template (``DT-…``), the look of the page behind the link.
     """
@@ -119,7 +119,7 @@ class RecipientDistribution(_RequestModel):
 
 
 class UsageConfig(_RequestModel):
-    """How a prepaid card may be used.
+    """The rules for the use of a prepaid card.
 
     :param spend_rules_template_id: template of merchant rules, ``PSR-`` and 26 letters and digits.
     """
@@ -130,8 +130,8 @@ class UsageConfig(_RequestModel):
 class SingleProduct(_RequestModel):
     """One product.
 
-    :param value: its code, e.g. ``AMZ-US``.
-    :param usage_config: for prepaid cards only.
+    :param value: code of the product, e.g. ``AMZ-US``.
+    :param usage_config: rules for its use, for prepaid cards only.
     """
 
     type: Literal["SINGLE"] = "SINGLE"
@@ -140,7 +140,7 @@ class SingleProduct(_RequestModel):
 
 
 class MultipleProduct(_RequestModel):
-    """Several products, among which the recipient splits the value.
+    """Several products, between which the recipient splits the value.
 
     :param values: two or more codes, each once, all of one currency.
     """
@@ -174,7 +174,7 @@ Products = Annotated[SingleProduct | MultipleProduct | TemplateProduct, Field(di
 
 
 class PaymentMethod(_RequestModel):
-    """The account balance that pays.
+    """The account balance that pays for an order.
 
     :param currency: ISO 4217 code, three capital letters.
     """
@@ -207,7 +207,7 @@ class NewOrderItem(_RequestModel):
         """Build a payout from plain values.
 
         :param values: the API's fields.
-        :raises InvalidOrderError: if anything is wrong; one line that names the fields.
+        :raises InvalidOrderError: if a value is invalid; the message is one line that names the fields.
         """
         return _build(cls, **values)
 
@@ -217,7 +217,7 @@ class NewOrder(_RequestModel):
 
     :param payment_method: the balance that pays.
     :param items: the payouts, 1 to 200.
-    :param description: shown in Runa's portal; at most 128 characters.
+    :param description: text that Runa's portal shows; at most 128 characters.
     :param metadata: at most 20 pairs of strings; keys of 40, values of 200 characters at most.
     """
 
@@ -237,7 +237,9 @@ class NewOrder(_RequestModel):
     def _templates(cls, items: tuple[NewOrderItem, ...]) -> tuple[NewOrderItem, ...]:
         templates = {item.products.template_id for item in items if isinstance(item.products, TemplateProduct)}
         if len(templates) > MAX_TEMPLATES:
-            raise ValueError(f"at most {MAX_TEMPLATES} selection templates are allowed, these are {len(templates)}")
+            raise ValueError(
+                f"at most {MAX_TEMPLATES} selection templates are allowed, this order has {len(templates)}"
+            )
         return items
 
     @classmethod
@@ -255,7 +257,7 @@ class NewOrder(_RequestModel):
         :param items: the payouts, as mappings of the API's fields or as models.
         :param description: see the class.
         :param metadata: see the class.
-        :raises InvalidOrderError: if anything is wrong; one line that names fields and item indexes.
+        :raises InvalidOrderError: if a value is invalid; the message is one line with fields and item indexes.
         """
         return _build(
             cls,
@@ -281,7 +283,7 @@ class NewOrder(_RequestModel):
         )
 
     def body(self) -> bytes:
-        """Return the order as canonical JSON: the same order gives the same bytes; amounts are numbers."""
+        """Return the order as canonical JSON: equal orders give equal bytes. Amounts are JSON numbers."""
         return _canonical(self)
 
 
@@ -289,7 +291,7 @@ class EstimateItem(_RequestModel):
     """A payout to estimate.
 
     :param face_value: see :class:`NewOrderItem`.
-    :param products: one product or several; templates cannot be estimated.
+    :param products: one product or several. Runa cannot estimate templates.
     """
 
     face_value: FaceValue
@@ -297,10 +299,10 @@ class EstimateItem(_RequestModel):
 
 
 class EstimateRequest(_RequestModel):
-    """What to estimate.
+    """A request for the cost of an order.
 
     :param payment_method: the balance that would pay.
-    :param items: 1 to 500 payouts.
+    :param items: the payouts, 1 to 500.
     """
 
     payment_method: PaymentMethod
@@ -312,7 +314,7 @@ class EstimateRequest(_RequestModel):
 
         :param currency: currency of the balance that would pay.
         :param items: the payouts, as mappings of the API's fields or as models.
-        :raises InvalidOrderError: if anything is wrong.
+        :raises InvalidOrderError: if a value is invalid.
         """
         return _build(cls, payment_method={"type": "ACCOUNT_BALANCE", "currency": currency}, items=items)
 
@@ -329,12 +331,12 @@ def check_execution_mode(order: NewOrder, execution_mode: str) -> None:
 
     :param order: the order.
     :param execution_mode: ``"async"``, or ``"sync"`` for exactly one item.
-    :raises InvalidOrderError: if it cannot.
+    :raises InvalidOrderError: if the mode is unknown, or does not fit the order.
     """
     if execution_mode not in EXECUTION_MODES:
         raise InvalidOrderError(f"execution_mode: must be one of {', '.join(EXECUTION_MODES)}")
     if execution_mode == "sync" and len(order.items) != 1:
-        raise InvalidOrderError(f"execution_mode: sync takes exactly one item, these are {len(order.items)}")
+        raise InvalidOrderError(f"execution_mode: sync needs exactly one item, this order has {len(order.items)}")
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -348,7 +350,7 @@ def _build(model: type[M], **values: Any) -> M:
 
 
 def _explain(error: ValidationError) -> NoReturn:
-    """Turn pydantic's findings into one line, without the values that were given."""
+    """Raise pydantic's errors as one line, without the values of the caller."""
     lines = []
     findings = error.errors(include_input=False, include_url=False)
     for finding in findings:
@@ -357,11 +359,11 @@ def _explain(error: ValidationError) -> NoReturn:
             if isinstance(step, int):
                 path += f"[{step}]"
             elif step not in _UNION_TAGS:
-                name = redact(str(step))  # a name that the user gave, so that it can be anything
+                name = redact(str(step))  # a key of the caller's mapping, which may be any text
                 path += f".{name}" if path else name
         kind, limits = finding["type"], finding.get("ctx", {})
         if kind == "too_short" and any(other["loc"][:1] == finding["loc"] != other["loc"] for other in findings):
-            continue  # pydantic counts only the items that are right
+            continue  # pydantic counts only the valid items
         message = _MESSAGES.get(kind, finding["msg"].removeprefix("Value error, ")).format(**limits)
         inner, colon, rest = message.partition(": ")
         if colon and inner == "face_value":
@@ -371,7 +373,7 @@ def _explain(error: ValidationError) -> NoReturn:
     raise InvalidOrderError("; ".join(lines[:5]) + more) from None
 
 
-# Pydantic's findings in the words of someone who writes an order; the rest speaks for itself.
+# Kind of pydantic's error -> text in terms of an order. Other kinds keep pydantic's text.
 _MESSAGES = {
     "extra_forbidden": "there is no such field",
     "missing": "is missing",
@@ -388,7 +390,7 @@ _MESSAGES = {
     "dict_type": "must be an object",
 }
 
-# Where a union is decided by its type, pydantic puts the type into the path.
+# For a union with a discriminator, pydantic puts the type into the path.
 _UNION_TAGS = {"EMAIL", "PAYOUT_LINK", "RECIPIENT", "SINGLE", "MULTIPLE", "TEMPLATE"}
 
 
@@ -398,9 +400,9 @@ def _canonical(model: BaseModel) -> bytes:
 
 
 def _number(amount: Decimal) -> int | float:
-    """Return an amount as a number, which the JSON library can write.
+    """Return an amount as a number that the JSON library can write.
 
-    The shortest text of a float gives back every amount of up to 15 digits exactly, and none here is longer.
+    The shortest text of a float is exact for amounts of up to 15 digits, and no amount here has more.
     """
     return int(amount) if amount == amount.to_integral_value() else float(amount)
 
@@ -412,12 +414,12 @@ class _ResponseModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
 
 
-#: A time in an answer; without a zone it is UTC, as the API's reference says of all of them.
+#: A time in an answer; UTC if it has no zone, because the API's reference says that all times are UTC.
 Moment = Annotated[datetime, AfterValidator(lambda value: value if value.tzinfo else value.replace(tzinfo=UTC))]
 
 
 class OrderStatus(StrEnum):
-    """Status of an order. Runa may add others; they arrive as plain text."""
+    """The status of an order. Runa may add others, which are kept as plain text."""
 
     PROCESSING = "PROCESSING"
     COMPLETED = "COMPLETED"
@@ -425,15 +427,15 @@ class OrderStatus(StrEnum):
 
     @classmethod
     def is_final(cls, status: str) -> bool:
-        """Return whether an order in this status never changes again: it is COMPLETED or FAILED.
+        """Return whether an order with this status never changes again: COMPLETED or FAILED.
 
-        :param status: the status, as text. One that Runa adds later is not final.
+        :param status: the status, as text. A status that Runa adds later is not final.
         """
         return status in (cls.COMPLETED, cls.FAILED)
 
 
 class PlacedDistribution(_ResponseModel):
-    """How a recipient gets a payout, as an answer tells it; of whatever type."""
+    """How a recipient gets a payout, in an answer; any type."""
 
     type: str
     email_address: str | None = Field(None, repr=False)
@@ -442,7 +444,7 @@ class PlacedDistribution(_ResponseModel):
 
 
 class PlacedProducts(_ResponseModel):
-    """What a payout can be spent on, as an answer tells it: SINGLE, MULTIPLE, TEMPLATE, UNKNOWN or a type to come.
+    """What a payout can be spent on, in an answer: SINGLE, MULTIPLE, TEMPLATE, UNKNOWN or a type that Runa adds.
 
     :param value: code of the product (SINGLE).
     :param values: codes of the products (MULTIPLE, and TEMPLATE once they are known).
@@ -457,18 +459,18 @@ class PlacedProducts(_ResponseModel):
 
 
 class PlacedUsageConfig(_ResponseModel):
-    """How a prepaid card may be used."""
+    """The rules for the use of a prepaid card, in an answer."""
 
     spend_rules_template_id: str | None = None
 
 
 class Payout(_ResponseModel):
-    """A payout link. Whoever holds the link can spend it.
+    """A payout link. The link is cash: anyone who has it can spend it.
 
-    :param status: ACTIVE, CLAIMED, CANCELLED, EXPIRED, or one to come.
+    :param status: ACTIVE, CLAIMED, CANCELLED, EXPIRED, or one that Runa adds.
     :param url: the link.
-    :param status_updated_at: when the status changed last.
-    :param expiry_date: when the link expires; ``None`` never.
+    :param status_updated_at: time of the last change of the status.
+    :param expiry_date: when the link expires; ``None`` if it never does.
     """
 
     status: str | None = None
@@ -478,7 +480,7 @@ class Payout(_ResponseModel):
 
 
 class OrderItem(_ResponseModel):
-    """One payout of an order that is settled."""
+    """One payout of an order that is final."""
 
     id: str
     distribution_method: PlacedDistribution
@@ -501,7 +503,7 @@ class ForeignExchange(_ResponseModel):
 
     :param rate: rate between the payout's currency and the payment's.
     :param rate_symbol: the pair, e.g. ``GBPUSD``.
-    :param fee: what it costs.
+    :param fee: the fee for it.
     """
 
     rate: Decimal
@@ -510,10 +512,10 @@ class ForeignExchange(_ResponseModel):
 
 
 class TransactionDetail(_ResponseModel):
-    """What was bought in one currency.
+    """The part of an order in one currency.
 
     :param value: the total.
-    :param fx: the conversion; ``None`` if it is the payment's currency.
+    :param fx: the conversion; ``None`` if it is the currency of the payment.
     """
 
     value: Decimal
@@ -528,9 +530,9 @@ class PlacedPaymentMethod(_ResponseModel):
 
 
 class Order(_ResponseModel):
-    """An order, in whichever detail an answer tells it.
+    """An order, with the fields that an answer contains.
 
-    While it is PROCESSING only ``id``, ``status`` and ``message`` are known. Rows of the order list have neither
+    While an order is PROCESSING, it has only ``id``, ``status`` and ``message``. Rows of the order list have neither
     ``items`` nor ``metadata``.
     """
 
@@ -550,7 +552,7 @@ class Order(_ResponseModel):
 
 
 class EstimatedItem(_ResponseModel):
-    """What one payout would cost."""
+    """The cost of one payout."""
 
     products: PlacedProducts
     face_value: Decimal
@@ -560,7 +562,7 @@ class EstimatedItem(_ResponseModel):
 
 
 class Estimate(_ResponseModel):
-    """What an order would cost."""
+    """The cost of an order."""
 
     payment_method: PlacedPaymentMethod
     items: tuple[EstimatedItem, ...]
@@ -578,7 +580,7 @@ class Balance(_ResponseModel):
 
 
 class Denominations(_ResponseModel):
-    """Which face values a product has.
+    """The face values of a product.
 
     :param type: ``open`` (anything between minimum and maximum) or ``fixed`` (those in the list).
     """
@@ -590,14 +592,14 @@ class Denominations(_ResponseModel):
 
 
 class PayoutType(_ResponseModel):
-    """Details of a product that depend on its payout type."""
+    """The details of a product that depend on its payout type."""
 
     denominations: Denominations | None = None
     subscription_plans: tuple[SubscriptionPlan, ...] | None = None
 
 
 class SubscriptionPlan(_ResponseModel):
-    """A plan of a subscription; its code is what is ordered."""
+    """A plan of a subscription. Its code is ordered instead of the product's."""
 
     subscription_plan_code: str | None = None
     name: str | None = None
@@ -609,7 +611,8 @@ class SubscriptionPlan(_ResponseModel):
 class Product(_ResponseModel):
     """A product of the catalogue.
 
-    :param payout_type: ``gift_card``, ``subscription``, ``payment`` or one to come; it names the field with details.
+    :param payout_type: ``gift_card``, ``subscription``, ``payment`` or one that Runa adds; the field of that name has
+        the details.
     :param discount_multiplier: 0.10 is a discount of 10 %.
     """
 
@@ -636,7 +639,7 @@ class Cursors(_ResponseModel):
 
 
 class Pagination(_ResponseModel):
-    """What a page says of its neighbours."""
+    """The cursors of a page."""
 
     cursors: Cursors = Cursors.model_construct()
 

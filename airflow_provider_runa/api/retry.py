@@ -1,4 +1,4 @@
-"""When to ask again, and how long to wait before: one rule for the clients and for ``placement``."""
+"""When to retry a request and how long to wait before: one rule for the clients and for ``placement``."""
 
 from __future__ import annotations
 
@@ -15,22 +15,27 @@ from airflow_provider_runa.api.errors import (
 #: The longest pause between two requests, in seconds.
 LONGEST_PAUSE = 30.0
 
-#: The shortest pause after a 429, in seconds (Runa promises no ``Retry-After``; its guide asks for 5 s and more).
+#: The shortest pause after a 429, in seconds. Runa does not promise a ``Retry-After``; its guide asks for 5 s or more.
 RATE_LIMIT_PAUSE = 5.0
 
 
 def is_outcome_unknown(error: BaseException) -> bool:
-    """Whether an error leaves open what Runa did, so that only the same request under the same key may follow."""
+    """Return whether an error leaves open what Runa did.
+
+    After such an error only the same request under the same key may be sent.
+
+    :param error: the error of the last request.
+    """
     return isinstance(
         error, RunaConnectionError | RunaRateLimitError | RunaServerError | RunaIdempotencyInProgressError
     )
 
 
 def pause_before_retry(attempt: int, error: RunaError, rng: random.Random) -> float:
-    """Return how many seconds to wait before asking again: exponential with jitter, longer after a 429.
+    """Return how many seconds to wait before a retry: exponential with jitter, longer after a 429.
 
-    :param attempt: how often it was asked already, from 1.
-    :param error: what came of the last time.
+    :param attempt: how many requests were sent so far, from 1.
+    :param error: the error of the last request.
     :param rng: randomness of the jitter.
     """
     ceiling = min(LONGEST_PAUSE, 2.0 ** min(attempt - 1, 10))

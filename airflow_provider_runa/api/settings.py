@@ -1,4 +1,4 @@
-"""What a connection to Runa says, checked: from an Airflow connection, or from its parts where there is no Airflow."""
+"""The settings of a connection to Runa, validated: from an Airflow connection, or from its parts without Airflow."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ PLAYGROUND = "https://playground.runa.io/v2"
 # Prefix of an API key (in lower case) -> the environment it belongs to (Runa's guide on API keys).
 _ENVIRONMENTS = {"wg": PRODUCTION, "xx": PLAYGROUND}
 
-# Scheme -> its usual port.
+# Scheme -> its default port.
 _PORTS = {"https": 443, "http": 80}
 
 
 @dataclass(frozen=True)
 class RunaSettings:
-    """What a ``runa`` connection says, checked.
+    """The validated settings of a ``runa`` connection.
 
     :param api_key: the API key; never shown.
-    :param base_url: base URL of the API, in the one spelling that an environment has here: it is a part of every
-        order's identity, so that two spellings of one environment would be two orders.
-    :param api_version: dated version of the API.
-    :param timeout: how long one request may take, in seconds.
-    :param orders_per_minute: the account's limit of order requests.
+    :param base_url: base URL of the API, in one canonical spelling per environment. It is part of every order's
+        identity: two spellings of one environment would place two orders.
+    :param api_version: dated version of the API. Default: ``2024-02-05``.
+    :param timeout: how long one request may take, in seconds. Default: 30.
+    :param orders_per_minute: the account's limit of order requests per minute. Default: 300.
     """
 
     api_key: str = field(repr=False)
@@ -49,7 +49,7 @@ class RunaSettings:
 
     @classmethod
     def from_connection(cls, connection: Any) -> RunaSettings:
-        """Read and check an Airflow connection.
+        """Return the settings of an Airflow connection.
 
         :param connection: the Airflow connection.
         :raises RunaConfigurationError: if it cannot be used.
@@ -74,18 +74,18 @@ class RunaSettings:
         port: int | None = None,
         extra: str | None = None,
     ) -> RunaSettings:
-        """Read and check what a connection consists of.
+        """Return settings from the parts of a connection.
 
-        :param source: where it comes from, for the error.
+        :param source: where the parts come from, for the error message.
         :param api_key: the API key, wrapped, because a traceback may show local variables.
-        :param host: base URL of the API, or its host. Left out, the key tells it.
-        :param schema: ``http`` or ``https``, if the host does not say (default ``https``).
-        :param port: port, if the host does not say.
-        :param extra: further settings, as a JSON object.
-        :raises RunaConfigurationError: if it cannot be used.
+        :param host: base URL of the API, or its host. Default: the environment that the API key belongs to.
+        :param schema: ``http`` or ``https``, if the host does not include it. Default: ``https``.
+        :param port: port, if the host does not include it. Default: the port of the scheme.
+        :param extra: further settings, as the text of a JSON object.
+        :raises RunaConfigurationError: if the settings cannot be used.
         """
         try:
-            api_key = _checked(api_key)
+            api_key = _check_api_key(api_key)
             settings = _parse_extra(extra)
             return cls(
                 api_key=api_key.get_secret_value(),
@@ -98,7 +98,7 @@ class RunaSettings:
             raise RunaConfigurationError(f"{source}: {error}") from None
 
     def client_arguments(self) -> dict[str, Any]:
-        """Return what a client is made with."""
+        """Return the arguments for :class:`~.client.RunaClient`."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @property
@@ -107,23 +107,30 @@ class RunaSettings:
         return {PRODUCTION: "production", PLAYGROUND: "playground"}.get(self.base_url, self.base_url)
 
 
-def _checked(api_key: SecretStr) -> SecretStr:
+def _check_api_key(api_key: SecretStr) -> SecretStr:
     key = SecretStr(api_key.get_secret_value().strip())
     if not key.get_secret_value():
-        raise ValueError("it has no API key: put it into the password.")
+        raise ValueError("the API key is missing; set it as the password.")
     if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
-        raise ValueError("the API key holds characters that no key has; copy it again.")
+        raise ValueError("the API key contains characters that are not allowed in a key; copy it again.")
     return key
 
 
 def _base_url(host: str | None, schema: str | None, port: int | None, prefix: str) -> str:
-    """Return the base URL that is named, in its one spelling, or the one that the key belongs to."""
-    belongs_to = _ENVIRONMENTS.get(prefix)
+    """Return the canonical base URL of the host, or without a host, of the environment that the key belongs to."""
+    key_environment = _ENVIRONMENTS.get(prefix)
     host = (host or "").strip()
-    if not host:
-        if belongs_to is None:
-            raise ValueError("the API key starts neither with wg (production) nor with XX (playground); set the host.")
-        return belongs_to
+    if host:
+        base_url = _normalize_url(host, schema, port)
+        _check_environment(base_url, key_environment)
+        return base_url
+    if key_environment is None:
+        raise ValueError("the API key starts neither with wg (production) nor with XX (playground); set the host.")
+    return key_environment
+
+
+def _normalize_url(host: str, schema: str | None, port: int | None) -> str:
+    """Return the base URL of a host: with a scheme and a path, without a default port and a trailing slash."""
     if "://" not in host:
         host = f"{schema or 'https'}://{host}"
     url = urlsplit(host)
@@ -131,17 +138,23 @@ def _base_url(host: str | None, schema: str | None, port: int | None, prefix: st
     if not name or url.scheme not in _PORTS or url.query or url.fragment or "@" in url.netloc:
         raise ValueError("the host must be a base URL such as https://api.runa.io/v2.")
     if url.scheme == "http" and not _is_loopback(name):
-        raise ValueError("plain http is allowed to this machine only; use https.")
+        raise ValueError("http is allowed for this machine only; use https.")
     port = url.port or port or _PORTS[url.scheme]
     netloc = (f"[{name}]" if ":" in name else name) + (f":{port}" if port != _PORTS[url.scheme] else "")
-    base_url = f"{url.scheme}://{netloc}{url.path.rstrip('/') or '/v2'}"
+    return f"{url.scheme}://{netloc}{url.path.rstrip('/') or '/v2'}"
+
+
+def _check_environment(base_url: str, key_environment: str | None) -> None:
+    """Check that a base URL at a host of Runa's is the one of its environment, and that the key belongs to it."""
+    name = urlsplit(base_url).hostname
     environment = {urlsplit(known).hostname: known for known in _ENVIRONMENTS.values()}.get(name)
-    if environment is not None and belongs_to not in (None, environment):
-        kind = "production" if belongs_to == PRODUCTION else "playground"
-        raise ValueError(f"the API key is one of {kind}, but the host is {name}.")
-    if environment not in (None, base_url):
-        raise ValueError(f"the base URL at {name} is {environment}, not {base_url}; leave the host empty.")
-    return base_url
+    if environment is None:
+        return  # such as the sandbox: any key may be used there
+    if key_environment not in (None, environment):
+        kind = "production" if key_environment == PRODUCTION else "playground"
+        raise ValueError(f"the API key belongs to {kind}, but the host is {name}.")
+    if environment != base_url:
+        raise ValueError(f"the base URL of {name} is {environment}, not {base_url}; leave the host empty.")
 
 
 def _api_version(extra: Mapping[str, Any]) -> str:
@@ -152,7 +165,7 @@ def _api_version(extra: Mapping[str, Any]) -> str:
 
 
 def _parse_extra(extra: str | None) -> Mapping[str, Any]:
-    # Not Connection.extra_dejson: that masks what it reads, which blocks an event loop, and there is no secret here.
+    # Not Connection.extra_dejson: it registers values for masking, which blocks an event loop. Nothing here is secret.
     try:
         values = json.loads(extra or "{}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the commands have in common: where Runa and the ledger are. Airflow is loaded only to read its connections."""
+"""Helpers of both commands: settings for Runa, and the ledger. Airflow is imported only to read its connections."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from airflow_provider_runa.api.settings import DEFAULT_CONN_ID, RunaSettings
 from airflow_provider_runa.campaign.ledger import check, open_engine
 
 RUNA_HELP = f"Airflow connection (default: RUNA_API_KEY and RUNA_BASE_URL of the environment, or {DEFAULT_CONN_ID})"
-LEDGER_HELP = "Airflow connection, or a URL of SQLAlchemy's"
+LEDGER_HELP = "Airflow connection, or an SQLAlchemy URL"
 
 
 @contextlib.contextmanager
 def without_a_log() -> Iterator[None]:
-    """Keep Airflow's log out of an answer, in the block: before 3.1 it goes to the standard output, each request in it.
+    """Keep Airflow's log off the standard output within the block.
 
-    Warnings and errors go to the standard error, and so does what the block prints.
+    Before Airflow 3.1 the log, with a line per request, goes to the standard output. In the block, info lines are
+    dropped, and warnings, errors and other output go to the standard error.
     """
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
@@ -36,10 +37,11 @@ def without_a_log() -> Iterator[None]:
 
 
 def runa_settings(conn_id: str | None) -> RunaSettings:
-    """Return what leads to Runa.
+    """Return the settings of the connection to Runa.
 
-    :param conn_id: id of the Airflow connection. Left out, the environment decides.
-    :raises RunaConfigurationError: if it cannot be used.
+    :param conn_id: id of the Airflow connection; ``None`` for ``RUNA_API_KEY`` and ``RUNA_BASE_URL`` of the
+        environment, or without them ``runa_default``.
+    :raises RunaConfigurationError: if the settings cannot be used.
     """
     api_key = SecretStr(os.environ.get("RUNA_API_KEY", ""))
     if conn_id is None and api_key.get_secret_value():
@@ -51,11 +53,11 @@ def runa_settings(conn_id: str | None) -> RunaSettings:
 
 @contextlib.contextmanager
 def open_ledger(name: str) -> Iterator[Engine]:
-    """Open a ledger for reading; closed at the end of the block. Nothing is created.
+    """Open a ledger for reading, and close it at the end of the block.
 
-    :param name: id of an Airflow connection, or a URL of SQLAlchemy's.
+    :param name: id of an Airflow connection, or an SQLAlchemy URL.
     :raises InvalidOrderError: if there is no ledger.
-    :raises ValueError: if it is a URL, and not one of SQLAlchemy's.
+    :raises ValueError: if the URL is invalid.
     """
     if "://" not in name:
         from airflow_provider_runa.hooks.ledger import LedgerHook
@@ -65,7 +67,7 @@ def open_ledger(name: str) -> Iterator[Engine]:
         return
     try:
         engine = open_engine(name, reading=True)
-    except (ArgumentError, ValueError) as error:  # its text may repeat the URL, and the URL holds a password
+    except (ArgumentError, ValueError) as error:  # its text may repeat the URL, which contains a password
         raise ValueError(f"the ledger's URL: {redact(str(error))}") from None
     try:
         check(engine)
@@ -75,5 +77,5 @@ def open_ledger(name: str) -> Iterator[Engine]:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error as a command tells it."""
+    """Return the first line of an error, for the output of a command."""
     return str(error).partition("\n")[0] or type(error).__name__

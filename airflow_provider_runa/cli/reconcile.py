@@ -1,4 +1,4 @@
-"""``runa-reconcile``: list what differs between the ledger and Runa, with recipient keys."""
+"""``runa-reconcile``: lists the differences between a ledger and Runa, with recipient keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_provider_runa.utils.arguments import parse_datetime
 SAME, DIFFERENT, FAILED = 0, 1, 2
 
 _EPILOG = """\
-exit status: 0 nothing differs, 1 something differs, 2 it could not be looked.
+exit status: 0 nothing differs, 1 something differs, 2 the comparison failed.
 Airflow's connections are read as Airflow reads them, such as from environment
 variables AIRFLOW_CONN_….
 """
@@ -24,12 +24,16 @@ variables AIRFLOW_CONN_….
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="runa-reconcile",
-        description="List what differs between the ledger of a campaign, or of a period, and Runa.",
+        description="List the differences between the ledger of a campaign or of a period and Runa.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--campaign", metavar="NAME", help="only this campaign (default: all, and those that the ledger has lost)")
+    add(
+        "--campaign",
+        metavar="NAME",
+        help="only this campaign (default: all, including those that the ledger does not have)",
+    )
     add("--since", type=_date_or_time, metavar="DATE", help="only orders placed at or after this date or time (UTC)")
     add("--until", type=_date_or_time, metavar="DATE", help="only orders placed before this date or time (UTC)")
     add("--ledger", required=True, metavar="CONN_ID_OR_URL", help=LEDGER_HELP)
@@ -45,21 +49,21 @@ def _date_or_time(text: str) -> datetime | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare, and print a table.
+    """Compare the ledger with Runa, and print the differences as a table.
 
-    :param argv: command line, without the program's name.
+    :param argv: arguments of the command, without its name. Default: those of the process.
     :returns: exit status.
     """
     parser = _parser()
     options = parser.parse_args(argv)
     if options.campaign is None and options.since is None:
-        parser.error("--campaign or --since is needed")
+        parser.error("set --campaign or --since")
     try:
         with without_a_log(), open_ledger(options.ledger) as engine:
             period = {"since": options.since, "until": options.until}
             result = compare(engine, runa_settings(options.runa), campaign=options.campaign, **period)
-    except Exception as error:  # whatever it is: status 1 would say that something differs
-        print(f"Could not look: {one_line(error)}", file=sys.stderr)
+    except Exception as error:  # every error: status 1 would report a difference
+        print(f"The comparison failed: {one_line(error)}", file=sys.stderr)
         return FAILED
     if result.differences:
         _print_table(result.differences)

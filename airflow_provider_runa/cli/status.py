@@ -1,7 +1,7 @@
-"""``runa-status``: an order, the progress of a campaign, or the balances, as a table for a person.
+"""``runa-status``: shows an order, the progress of a campaign, or the balances, as a table.
 
-It only reads, and prints neither recipients nor payout links. Recipient keys are the user's own words for a recipient,
-and may be addresses: they are printed only if they are asked for.
+It only reads, and prints neither recipients nor payout links. Recipient keys are chosen by the user and may be
+addresses, so they are printed only with ``--rows``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from airflow_provider_runa.api.models import Order, OrderItem, OrderStatus, Plac
 from airflow_provider_runa.campaign.ledger import BatchState, Ledger, RowState, campaigns
 from airflow_provider_runa.cli.common import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
 
-FINE, NOT_FINE = 0, 1  # and 2: the command line is wrong
+FINE, NOT_FINE = 0, 1  # argparse uses 2 for an invalid command line
 
 _EPILOG = """\
-exit status: 0 all is well, 1 something failed or was not found,
-2 the command line is wrong.
-With RUNA_API_KEY, and a URL for the ledger, no Airflow is needed. Without,
+exit status: 0 success, 1 something failed or was not found,
+2 the command line is invalid.
+With RUNA_API_KEY and a URL for the ledger, Airflow is not needed. Otherwise
 Airflow's connections are read as Airflow reads them, such as from environment
 variables AIRFLOW_CONN_….
 """
@@ -45,11 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     runa.add_argument("--runa", metavar="CONN_ID", help=RUNA_HELP)
     commands = parser.add_subparsers(dest="command", required=True, metavar="order | campaign | balance")
 
-    order = commands.add_parser("order", parents=[runa], help="show an order, as Runa has it")
+    order = commands.add_parser("order", parents=[runa], help="show an order at Runa")
     order.add_argument("order_id", metavar="ORDER_ID", help="Runa's id of the order, O-…")
     order.add_argument("--rows", action="store_true", help="list each payout with its id, instead of counts")
 
-    campaign = commands.add_parser("campaign", parents=[runa], help="show how far a campaign is, from its ledger")
+    campaign = commands.add_parser("campaign", parents=[runa], help="show the progress of a campaign, from its ledger")
     campaign.add_argument("campaign", metavar="NAME", help="name of the campaign")
     campaign.add_argument("--ledger", required=True, metavar="CONN_ID_OR_URL", help=LEDGER_HELP)
     campaign.add_argument(
@@ -67,13 +67,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what is asked for.
+    """Run a command, and print its table.
 
-    :param argv: command line, without the program's name.
+    :param argv: arguments of the command, without its name. Default: those of the process.
     :returns: exit status.
     """
     options = _parser().parse_args(argv)
-    # A table that goes into a file or a pipe must not be cut to the width of a terminal.
+    # A table in a file or a pipe must not be cut to the width of a terminal.
     width = None if sys.stdout.isatty() else 1000
     console = Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
     try:
@@ -83,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.command == "campaign":
                 return _campaign(console, options)
             return _balance(console, options)
-    except Exception as error:  # whatever it is, a person wants one line
-        print(f"Could not look: {one_line(error)}", file=sys.stderr)
+    except Exception as error:  # every error: print one line instead of a traceback
+        print(f"The command failed: {one_line(error)}", file=sys.stderr)
         return NOT_FINE
 
 
@@ -97,7 +97,7 @@ def _order(console: Console, options: argparse.Namespace) -> int:
         try:
             order = client.get_order(options.order_id)
         except RunaNotFoundError:
-            print(f"This account has no order {options.order_id}.", file=sys.stderr)
+            print(f"This Runa account does not have order {options.order_id}.", file=sys.stderr)
             return NOT_FINE
     facts = {
         "order": order.id,
@@ -120,7 +120,7 @@ def _order(console: Console, options: argparse.Namespace) -> int:
 
 
 def _items(order: Order, *, rows: bool) -> Table:
-    """Return the payouts of an order: each, or how many there are of a kind."""
+    """Return the payouts of an order as a table: one row each, or one row per kind with its number."""
     if rows:
         return _table(
             "ITEM", ">FACE VALUE", "PRODUCT", "BY", "PAYOUT", rows=[(i.id, *_kind(i)) for i in order.items or ()]
@@ -199,8 +199,8 @@ def _balance(console: Console, options: argparse.Namespace) -> int:
 def _table(*columns: str, rows: Iterable[Sequence[object]]) -> Table:
     """Return a table.
 
-    :param columns: heads; of a column with numbers, after a ``>``.
-    :param rows: what is in them; ``None`` is nothing.
+    :param columns: the headers. A ``>`` in front aligns the column to the right.
+    :param rows: the values, one sequence per row; ``None`` is shown as ``-``.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
@@ -211,7 +211,7 @@ def _table(*columns: str, rows: Iterable[Sequence[object]]) -> Table:
 
 
 def _shown(value: object) -> str:
-    """Return a value as text that cannot steer the terminal, whatever a description or a key holds."""
+    """Return a value as text without control characters, so that a description or a key cannot control the terminal."""
     if value is None:
         return "-"
     if isinstance(value, datetime):

@@ -1,7 +1,7 @@
-"""``@task.runa_order`` and ``@task.runa_payout``: what a function returns is paid, by the operators of ``operators``.
+"""``@task.runa_order`` and ``@task.runa_payout``: place the order, or pay the rows, that a function returns.
 
-The function runs on the worker, in each attempt anew. What it returns names recipients: it goes to Runa alone, neither
-into an XCom nor into a rendered field.
+The function runs on the worker, again in each attempt. Its return value contains recipients, so it goes only to Runa:
+no XCom and no rendered field has it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-#: What a function of ``@task.runa_order`` returns: items, or arguments of the operator with ``items`` among them.
+#: The return value of a function of ``@task.runa_order``: items, or arguments of the operator that include ``items``.
 Ordered = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 
 #: Arguments of ``RunaCreateOrderOperator`` that a function may return.
@@ -47,7 +47,7 @@ RETURNED = (
 
 
 class _FromFunction(DecoratedOperator):
-    """Calls the function."""
+    """Calls the decorated function."""
 
     def _call(self, context: Context) -> Any:
         context_merge(context, self.op_kwargs)
@@ -55,17 +55,20 @@ class _FromFunction(DecoratedOperator):
 
     @staticmethod
     def xcom_push(context: Context, key: str, value: Any) -> None:
-        """Push an XCom; Airflow 3.0 asks decorated operators for it, and their base class has lost it."""
+        """Push an XCom. Airflow 3.0 calls this on decorated operators, whose base class does not have it."""
         context["ti"].xcom_push(key=key, value=value)
 
 
 class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
-    """Places the order whose items a function returns; see :class:`~.RunaCreateOrderOperator` for the parameters.
+    """Places the order whose items a function returns.
+
+    .. seealso:: :doc:`/authoring`
 
     :param python_callable: the function.
-    :param op_args: its positional arguments. (templated)
-    :param op_kwargs: its keyword arguments. (templated)
-    :param currency: may be left out here if the function returns it. (templated)
+    :param op_args: positional arguments of the function. (templated)
+    :param op_kwargs: keyword arguments of the function. (templated)
+    :param currency: currency of the account balance that pays. Default: the function returns it. (templated)
+    :param kwargs: parameters of :class:`~.RunaCreateOrderOperator`, other than ``items``.
     """
 
     template_fields: Sequence[str] = (
@@ -102,7 +105,7 @@ class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
         return super().execute(context)
 
     def _wanted(self, context: Context) -> NewOrder:
-        # Only for links: which is whose, is known from what the function returns.
+        # Called only for payout links: the function's return value shows which link belongs to which item.
         self._take(self._call(context))
         return super()._wanted(context)
 
@@ -111,22 +114,26 @@ class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
         arguments = dict(returned) if isinstance(returned, Mapping) else {"items": returned}
         if unknown := sorted(str(name) for name in set(arguments) - set(RETURNED)):
             raise InvalidOrderError(
-                f"the function returned {', '.join(unknown[:5])}, which it may not; it may return {', '.join(RETURNED)}"
+                f"the function returned {', '.join(unknown[:5])}, which is not allowed; it may return "
+                f"{', '.join(RETURNED)}"
             )
         if "items" not in arguments:
-            raise InvalidOrderError("items: the function returned none")
+            raise InvalidOrderError("items: the function did not return any")
         for name, value in arguments.items():
             setattr(self, name, value)
             if name in ("order_key", "look_back", "max_total"):
-                setattr(self, f"_has_{name}", True)  # returned without a value it must not be gone
+                setattr(self, f"_has_{name}", True)  # a guard must still apply if its value is None
 
 
 class RunaPayoutDecoratedOperator(MaskRecipientsMixin, _FromFunction, RunaPayoutOperator):
-    """Pays the rows that a function returns or yields; see :class:`~.RunaPayoutOperator` for the parameters.
+    """Pays the rows that a function returns or yields.
 
-    :param python_callable: the function; it is called when the campaign is planned, and not in mode ``"pay"``.
-    :param op_args: its positional arguments. (templated)
-    :param op_kwargs: its keyword arguments. (templated)
+    .. seealso:: :doc:`/campaigns`
+
+    :param python_callable: the function. It is called when the campaign is planned, and not in mode ``"pay"``.
+    :param op_args: positional arguments of the function. (templated)
+    :param op_kwargs: keyword arguments of the function. (templated)
+    :param kwargs: parameters of :class:`~.RunaPayoutOperator`, other than ``rows``.
     """
 
     template_fields: Sequence[str] = (
@@ -147,7 +154,7 @@ class RunaPayoutDecoratedOperator(MaskRecipientsMixin, _FromFunction, RunaPayout
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs, rows=None)
 
     def iter_rows(self, context: Context) -> Iterator[Any]:
-        """Yield the function's rows.
+        """Call the function and yield its rows.
 
         :param context: the task's context.
         """
@@ -162,11 +169,13 @@ def runa_order_task(python_callable: None = None, **kwargs: Any) -> TaskDecorato
 def runa_order_task(python_callable: Callable[..., Ordered] | None = None, **kwargs: Any) -> Any:
     """Turn a function into a task that places the order whose items it returns. In a DAG: ``@task.runa_order``.
 
+    .. seealso:: :doc:`/authoring`
+
     :param python_callable: the function. It returns items, or a mapping of arguments of
-        :class:`~.operators.runa.RunaCreateOrderOperator` with ``items`` among them; text in it is no template.
+        :class:`~.operators.runa.RunaCreateOrderOperator` that includes ``items``. Templates in it are not rendered.
     :param kwargs: arguments of :class:`~.operators.runa.RunaCreateOrderOperator`, other than ``items``.
     """
-    # The task's result is an order id: an annotation ``-> dict`` of the function must not make several of it.
+    # The task returns one order id, so an annotation ``-> dict`` of the function must not set multiple_outputs.
     return task_decorator_factory(
         python_callable, multiple_outputs=False, decorated_operator_class=RunaOrderDecoratedOperator, **kwargs
     )
@@ -178,6 +187,8 @@ def runa_payout_task(python_callable: Callable[P, Iterable[Any]]) -> Task[P, Ite
 def runa_payout_task(python_callable: None = None, **kwargs: Any) -> TaskDecorator: ...
 def runa_payout_task(python_callable: Callable[..., Iterable[Any]] | None = None, **kwargs: Any) -> Any:
     """Turn a function into a task that pays the rows it returns or yields. In a DAG: ``@task.runa_payout``.
+
+    .. seealso:: :doc:`/campaigns`
 
     :param python_callable: the function.
     :param kwargs: arguments of :class:`~.operators.payout.RunaPayoutOperator`, other than ``rows``.

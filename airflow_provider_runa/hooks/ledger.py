@@ -1,4 +1,4 @@
-"""LedgerHook: from an Airflow connection to the database of a campaign's ledger."""
+"""LedgerHook: opens the database of a campaign's ledger from an Airflow connection."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ _PASSED_ON = ("sslmode", "sslrootcert", "sslcert", "sslkey", "options", "connect
 class LedgerHook(BaseHook):
     """Connects to the database of a campaign's ledger: PostgreSQL, or SQLite for development.
 
+    .. seealso:: :doc:`/campaigns`
+
     :param ledger_conn_id: id of an Airflow connection of type ``postgres`` or ``sqlite``.
     """
 
@@ -32,16 +34,16 @@ class LedgerHook(BaseHook):
         self.ledger_conn_id = ledger_conn_id
 
     def get_url(self) -> URL:
-        """Return the connection as a URL of SQLAlchemy's.
+        """Return the connection as an SQLAlchemy URL.
 
-        :raises InvalidOrderError: if the connection is of another type.
+        :raises InvalidOrderError: if the connection has another type.
         """
         connection = self.get_connection(self.ledger_conn_id)
         dialect = _DIALECTS.get(connection.conn_type or "")
         if dialect is None:
             raise InvalidOrderError(
-                f"ledger_conn_id: connection {self.ledger_conn_id!r} is of type {connection.conn_type!r}; "
-                f"a ledger lives in one of {', '.join(sorted(set(_DIALECTS.values())))}"
+                f"ledger_conn_id: connection {self.ledger_conn_id!r} has the type {connection.conn_type!r}; "
+                f"a ledger needs one of {', '.join(sorted(set(_DIALECTS.values())))}"
             )
         if dialect == "sqlite":
             return URL.create(dialect, database=connection.host or connection.schema)
@@ -58,10 +60,10 @@ class LedgerHook(BaseHook):
 
     @contextmanager
     def open(self, *, reading: bool = False) -> Iterator[Engine]:
-        """Open the database, with the tables of a ledger. It is closed at the end of the block.
+        """Open the database with the tables of a ledger, and close it at the end of the block.
 
-        :param reading: write nothing: the tables must be there. Otherwise they are created where they are missing.
-        :raises InvalidOrderError: if the connection is of another type, or there is no ledger to read.
+        :param reading: only read: the tables must exist. Default: missing tables are created.
+        :raises InvalidOrderError: if the connection has another type, or there is no ledger to read.
         :raises LedgerVersionError: if the ledger belongs to another release of the provider.
         """
         engine = open_engine(self.get_url(), reading=reading)

@@ -1,4 +1,4 @@
-"""RunaHook: from an Airflow connection to a client of Runa's API, for synchronous and asynchronous code."""
+"""RunaHook: a client of Runa's API from an Airflow connection, for synchronous and asynchronous code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["DEFAULT_CONN_ID", "RunaHook", "RunaSettings"]
 
 
 def _explain_estimate(error: RunaRequestError, settings: RunaSettings) -> RunaRequestError:
-    """Say, where it is so, that it is the playground that has no estimates (Runa's guide on it)."""
+    """Return the error; for the playground, with the reason that it has no estimates (see Runa's guide)."""
     if settings.environment != "playground":
         return error
     message = f"{error.message} " if error.message else ""
@@ -42,11 +42,13 @@ def _explain_estimate(error: RunaRequestError, settings: RunaSettings) -> RunaRe
 class RunaHook(BaseHook):
     """Connects to Runa's payouts API.
 
-    The connection's password is the API key, which also tells the environment: ``wg…`` is production, ``XX…`` the
-    playground. A host (base URL) is needed only for something else, such as the sandbox. Each method exists twice:
+    .. seealso:: :doc:`/connection`
+
+    The connection's password is the API key, which also determines the environment: ``wg…`` is production, ``XX…`` the
+    playground. A host (base URL) is needed only for another API, such as the sandbox. Each method exists twice:
     ``get_order`` for synchronous code, ``aget_order`` for asynchronous code, and so on.
 
-    :param runa_conn_id: id of the Airflow connection.
+    :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``.
     """
 
     conn_name_attr = "runa_conn_id"
@@ -65,7 +67,7 @@ class RunaHook(BaseHook):
         """Return the fields of the connection form (Airflow before 3.2; later ones read the provider's metadata)."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
-        from wtforms import IntegerField, StringField  # the only ones that Airflow 3.1 knows, besides two more
+        from wtforms import IntegerField, StringField  # Airflow 3.1 knows only these and two more
         from wtforms.validators import Optional
 
         def text(kind: Any, label: str, default: Any) -> Any:
@@ -79,7 +81,7 @@ class RunaHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Return how the standard fields of the connection form look (Airflow before 3.2)."""
+        """Return the changes to the standard fields of the connection form (Airflow before 3.2)."""
         from airflow_provider_runa.get_provider_info import get_provider_info
 
         behaviour = get_provider_info()["connection-types"][0]["ui-field-behaviour"]
@@ -88,14 +90,14 @@ class RunaHook(BaseHook):
     # -- the connection ---------------------------------------------------------------------------------------------
 
     def get_settings(self) -> RunaSettings:
-        """Return what the connection says.
+        """Return the validated settings of the connection.
 
         :raises RunaConfigurationError: if it cannot be used.
         """
         return RunaSettings.from_connection(self.get_connection(self.runa_conn_id))
 
     async def aget_settings(self) -> RunaSettings:
-        """Return what the connection says, on an event loop.
+        """Do what :meth:`get_settings` does, asynchronously.
 
         :raises RunaConfigurationError: if it cannot be used.
         """
@@ -104,16 +106,16 @@ class RunaHook(BaseHook):
         return RunaSettings.from_connection(await get_async_connection(self.runa_conn_id))
 
     def get_conn(self) -> RunaClient:
-        """Return the client of this hook: one per hook, which keeps its connections open."""
+        """Return the client of this hook. It keeps its connections open until :meth:`close` is called."""
         if self._client is None:
             self._client = RunaClient(**self.get_settings().client_arguments())
         return self._client
 
     async def aget_conn(self) -> AsyncRunaClient:
-        """Return the asynchronous client of this hook: one per hook; :meth:`aclose` closes its connections."""
+        """Return the asynchronous client of this hook. It keeps its connections open until :meth:`aclose` is called."""
         if self._async_client is None:
             settings = await self.aget_settings()
-            if self._async_client is None:  # another task of the event loop may have been faster
+            if self._async_client is None:  # another coroutine may have created it in the meantime
                 self._async_client = AsyncRunaClient(**settings.client_arguments())
         return self._async_client
 
@@ -130,21 +132,21 @@ class RunaHook(BaseHook):
             await client.aclose()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Test the connection by one ``GET /ping``; it is what the UI's *Test* button calls.
+        """Test the connection with one ``GET /ping``. The UI's *Test* button calls this method.
 
-        :returns: whether it works, and a sentence for a person.
+        :returns: whether the connection works, and a message.
         """
         try:
             settings = self.get_settings()
-            self.get_conn().ping(retry=False)  # someone is waiting in front of a screen
+            self.get_conn().ping(retry=False)  # a person waits for the result
         except RunaConfigurationError as error:
             return False, str(error)
         except (RunaAuthenticationError, RunaForbiddenError) as error:
-            return False, f"Runa refused the API key at {settings.base_url}: {error}"
+            return False, f"Runa rejected the API key at {settings.base_url}: {error}"
         except RunaConnectionError as error:
             return False, f"Runa could not be reached at {settings.base_url}: {error}"
         except RunaError as error:
-            return False, f"Runa answered at {settings.base_url}, but not to a ping: {error}"
+            return False, f"Runa answered at {settings.base_url}, but the ping failed: {error}"
         finally:
             self.close()
         kind = "" if settings.environment == settings.base_url else f" ({settings.environment})"
@@ -153,7 +155,7 @@ class RunaHook(BaseHook):
     # -- Runa's endpoints, one line each, synchronous and asynchronous ------------------------------------------------
 
     def ping(self) -> None:
-        """Check that Runa answers and takes the API key (``GET /ping``).
+        """Check that Runa answers and accepts the API key (``GET /ping``).
 
         :raises RunaError: if it does not.
         """
@@ -166,15 +168,17 @@ class RunaHook(BaseHook):
     def create_order(
         self, order: NewOrder, *, idempotency_key: str, execution_mode: str = "async", retry: bool = True
     ) -> Order:
-        """Send an order (``POST /order``). A task should use :class:`~.operators.runa.RunaCreateOrderOperator`,
-        which finds its order again after a crash; with this method the key, and all that depends on it, is yours.
+        """Send an order (``POST /order``).
+
+        In a DAG, use :class:`~.operators.runa.RunaCreateOrderOperator`: after a crash it finds its order again. With
+        this method, your code has to keep the idempotency key and to use it again.
 
         :param order: the order.
-        :param idempotency_key: 30 days long Runa answers the same to the same key and body; then it pays again.
+        :param idempotency_key: Runa gives the same answer to the same key and body for 30 days; then it pays again.
         :param execution_mode: ``"async"`` or ``"sync"`` (exactly one item).
         :param retry: send it again, under the same key, while the outcome is unknown.
-        :returns: the order: complete in sync mode, otherwise only with its id and status.
-        :raises RunaError: if it was refused, or if the outcome is still unknown at the end.
+        :returns: the order, with all fields in sync mode, otherwise with its id and status only.
+        :raises RunaError: if Runa rejects it, or if the outcome is still unknown at the end.
         """
         return self.get_conn().create_order(
             order, idempotency_key=idempotency_key, execution_mode=execution_mode, retry=retry
@@ -190,7 +194,9 @@ class RunaHook(BaseHook):
         )
 
     def get_order(self, order_id: str) -> Order:
-        """Fetch an order (``GET /order/{id}``). While it is PROCESSING it has an id, a status and a message only.
+        """Fetch an order (``GET /order/{id}``).
+
+        While an order is PROCESSING, it has only an id, a status and a message.
 
         :param order_id: id of the order, ``O-…``.
         :raises RunaNotFoundError: if the account has no such order.
@@ -204,7 +210,7 @@ class RunaHook(BaseHook):
     def list_orders(self) -> Iterator[Order]:
         """Iterate over the account's orders, through all pages (``GET /order``).
 
-        Rows carry no items and no metadata; rows that are PROCESSING carry an id, a status and a message only.
+        Rows have no items and no metadata. Orders that are PROCESSING have only an id, a status and a message.
         """
         return self.get_conn().list_orders()
 
@@ -214,10 +220,10 @@ class RunaHook(BaseHook):
             yield order
 
     def estimate_order(self, request: EstimateRequest) -> Estimate:
-        """Ask what an order would cost (``POST /order/estimate``). The playground does not support it.
+        """Estimate the cost of an order (``POST /order/estimate``). The playground does not support it.
 
-        :param request: payment method and items, 1 to 500 of them.
-        :raises RunaRequestError: if it was refused, which it always is in the playground; the message says so.
+        :param request: the payment method and 1 to 500 items.
+        :raises RunaRequestError: if Runa rejects it, as it always does in the playground; the message says so.
         """
         try:
             return self.get_conn().estimate_order(request)
@@ -243,7 +249,7 @@ class RunaHook(BaseHook):
         return await (await self.aget_conn()).get_balance(currency)
 
     def get_balances(self) -> list[Balance]:
-        """Fetch the balances of all currencies that have one above zero (``GET /balance``)."""
+        """Fetch the balances of all currencies with a balance above zero (``GET /balance``)."""
         return self.get_conn().get_balances()
 
     async def aget_balances(self) -> list[Balance]:
@@ -259,9 +265,9 @@ class RunaHook(BaseHook):
     ) -> Iterator[Product]:
         """Iterate over the catalogue, through all pages (``GET /product``).
 
-        :param is_orderable: ``True`` for only those that can be ordered.
-        :param countries: only those redeemable in one of these countries (ISO 3166 alpha-2).
-        :param categories: only those in one of these categories.
+        :param is_orderable: ``True`` for only the products that can be ordered. Default: all.
+        :param countries: only the products redeemable in one of these countries (ISO 3166 alpha-2). Default: all.
+        :param categories: only the products in one of these categories. Default: all.
         """
         return self.get_conn().list_products(is_orderable=is_orderable, countries=countries, categories=categories)
 

@@ -1,1 +1,1 @@
-"""Links from a task in Airflow's UI to other places. For payout links, see ``utils.payout_links``."""
+"""Extra links of tasks in Airflow's UI. For payout links, see ``utils.payout_links``."""

@@ -6,19 +6,19 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
-#: Runa's portal. Runa documents its address (https://developer.runa.io/docs/make-your-first-order-asynchronous sends
-#: readers there for an API key), but none of a single order: search there for the order's id or reference, which are in
-#: the task's log and in its XCom.
+#: The address of Runa's portal (see https://developer.runa.io/docs/make-your-first-order-asynchronous). Runa does not
+#: document an address for a single order: search in the portal for the order's id or reference, which are in the task's
+#: log and XCom.
 PORTAL = "https://app.runa.io/"
 
 
 class RunaPortalLink(BaseOperatorLink):
-    """Leads to Runa's portal, where an order is found by its id or by the reference in its description."""
+    """A link to Runa's portal, where you can search for an order by its id or by the reference in its description."""
 
     name = "Runa portal"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the portal's address.
+        """Return the address of the portal.
 
         :param operator: the operator.
         :param ti_key: the task instance.

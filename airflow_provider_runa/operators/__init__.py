@@ -1,7 +1,7 @@
 """Airflow operators of the Runa provider.
 
-Each operator can be imported from here or from its module. From here it is loaded when it is first used, so that
-importing this package loads no operator.
+Import an operator from here or from its module. This package imports the module of an operator on first use only, so
+importing the package itself is cheap.
 """
 
 from __future__ import annotations

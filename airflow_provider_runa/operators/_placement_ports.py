@@ -1,4 +1,4 @@
-"""What ``placement`` is handed on a worker: a client, a record store and a clock, blocking or for an event loop."""
+"""The ports of ``placement`` on a worker: client, record store and clock, blocking or for an event loop."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 class BlockingOrderClient:
-    """A client for :func:`~.placement.ports.run_blocking`: its coroutines block and never suspend.
+    """A client for :func:`~.placement.ports.run_blocking`, whose coroutines block and never suspend.
 
-    :param client: the client.
+    :param client: the synchronous client of Runa's API.
     """
 
     def __init__(self, client: RunaClient) -> None:
@@ -45,7 +45,7 @@ class BlockingOrderClient:
 class AsyncOrderClient:
     """A client for an event loop.
 
-    :param client: the client.
+    :param client: the asynchronous client of Runa's API.
     """
 
     def __init__(self, client: AsyncRunaClient) -> None:
@@ -63,8 +63,8 @@ class AsyncOrderClient:
 class TaskStateRecords:
     """The record of an identity in Airflow's task state store (Airflow 3.3 and later), where it never expires.
 
-    :param store: ``context["task_state_store"]``; ``None`` where Airflow has none: nothing is kept then.
-    :param identity: whose record it is. Each identity of a task has its own.
+    :param store: ``context["task_state_store"]``; ``None`` if Airflow has none, in which case nothing is kept.
+    :param identity: the identity that the record belongs to. Each identity of a task has a separate record.
     """
 
     def __init__(self, store: Any, identity: OrderIdentity) -> None:
@@ -72,7 +72,7 @@ class TaskStateRecords:
         self.name = f"runa_order_{identity.short_name}"
 
     async def load(self) -> Record | None:
-        """Return the record, ``None`` if there is none that can be understood."""
+        """Return the record, ``None`` if there is none or if it cannot be read as one."""
         values = self.store.get(self.name) if self.store is not None else None
         if values is None:
             return None
@@ -83,7 +83,7 @@ class TaskStateRecords:
             return None
 
     async def save(self, record: Record) -> None:
-        """Keep the record."""
+        """Store the record."""
         if self.store is not None:
             from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
@@ -98,13 +98,13 @@ class SystemClock:
         return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
-        """Block for a time."""
+        """Block for a number of seconds."""
         time.sleep(seconds)  # noqa: ASYNC251 - this port blocks, which is what run_blocking needs
 
 
 class AsyncClock(SystemClock):
-    """The machine's clock, for an event loop."""
+    """The machine's clock for an event loop."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for a time."""
+        """Wait for a number of seconds."""
         await asyncio.sleep(seconds)

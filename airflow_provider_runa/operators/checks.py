@@ -1,6 +1,6 @@
-"""What a DAG asks before it pays: what an order would cost, and whether products can be ordered. Nothing is ordered.
+"""Operators that check before a payment what an order would cost and whether products can be ordered.
 
-The balance is waited for by ``sensors.balance``.
+They only read. To wait for a balance, use ``sensors.balance``.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ if TYPE_CHECKING:
 
 
 class RunaEstimateOrderOperator(MaskRecipientsMixin, BaseOperator):
-    """Asks Runa what an order would cost. Nobody is paid. The playground has no estimates.
+    """Estimates the cost of an order, and pays nobody.
 
-    Returns ``{"currency", "total_price", "total_discount", "face_value", "items"}``: what the balance of ``currency``
-    would pay, what of it is discount, the sum of the face values, and the number of items; amounts are decimal strings.
+    .. seealso:: :doc:`/authoring`
 
-    :param items: up to 500 payouts, as :class:`~.operators.runa.RunaCreateOrderOperator` takes them; who gets them does
-        not matter and is not sent. Selection templates cannot be estimated. (templated)
+    The playground has no estimates. The operator returns ``{"currency", "total_price", "total_discount", "face_value",
+    "items"}``: the price that the balance of ``currency`` would pay, the discount, the sum of the face values, and the
+    number of items. Amounts are decimal strings.
+
+    :param items: up to 500 payouts, in the form that :class:`~.operators.runa.RunaCreateOrderOperator` takes. Their
+        recipients are not sent. Runa cannot estimate selection templates. (templated)
     :param currency: currency of the account balance that would pay, three capital letters. (templated)
-    :param runa_conn_id: id of the Airflow connection. (templated)
-    :raises AirflowFailException: for what a retry cannot heal, in one line.
-    :raises RunaError: if Runa cannot be asked now.
+    :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``. (templated)
+    :raises AirflowFailException: if no retry can fix the failure.
+    :raises RunaError: if Runa gives no usable answer.
     """
 
     template_fields: Sequence[str] = ("items", "currency", "runa_conn_id")
@@ -55,7 +58,7 @@ class RunaEstimateOrderOperator(MaskRecipientsMixin, BaseOperator):
         self.runa_conn_id = runa_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Ask for the estimate."""
+        """Request the estimate."""
         try:
             request = read_estimate(self.currency, self.items)
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
@@ -78,18 +81,22 @@ class RunaEstimateOrderOperator(MaskRecipientsMixin, BaseOperator):
 
 
 class RunaCheckProductOperator(BaseOperator):
-    """Fails unless all products can be ordered as they are wanted, and names every reason why not.
+    """Fails if a product cannot be ordered, with every reason, and pays nobody.
 
-    Returns the codes of the products. For a check of your own, in a function, use ``RunaHook.get_product`` or
+    .. seealso:: :doc:`/authoring`
+
+    The operator returns the codes of the products. To check products in a function, use ``RunaHook.get_product`` or
     ``list_products`` with :func:`airflow_provider_runa.api.products.order_blockers`.
 
-    :param products: code of a product, or a list of them. (templated)
-    :param face_value: the amount that each must be orderable for, or a list of them. Default: not checked. (templated)
+    :param products: code of a product, or a list of codes. (templated)
+    :param face_value: the amount that each product must be orderable for, or a list of amounts. Default: not checked.
+        (templated)
     :param currency: the currency that the face values must be in. Default: not checked. (templated)
-    :param country: the country that each must be redeemable in, ISO 3166 alpha-2. Default: not checked. (templated)
-    :param runa_conn_id: id of the Airflow connection. (templated)
-    :raises AirflowFailException: if a product cannot be ordered, and for what a retry cannot heal, in one line.
-    :raises RunaError: if Runa cannot be asked now.
+    :param country: the country that each product must be redeemable in, ISO 3166 alpha-2. Default: not checked.
+        (templated)
+    :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``. (templated)
+    :raises AirflowFailException: if a product cannot be ordered, or if no retry can fix the failure.
+    :raises RunaError: if Runa gives no usable answer.
     """
 
     template_fields: Sequence[str] = ("products", "face_value", "currency", "country", "runa_conn_id")
@@ -108,7 +115,7 @@ class RunaCheckProductOperator(BaseOperator):
         super().__init__(**kwargs)
         self.products = products
         checks = {"face_value": face_value, "currency": currency, "country": country}
-        # A check that was asked for must not be gone once its value is rendered.
+        # A check must still be made if its value renders to None.
         self._checked = tuple(name for name, value in checks.items() if value is not NOTSET)
         self.face_value = unset_to_none(face_value)
         self.currency = unset_to_none(currency)
@@ -137,8 +144,9 @@ class RunaCheckProductOperator(BaseOperator):
             raise to_airflow_exception(error, outcome=READ_ONLY) from None
         if found:
             raise AirflowFailException(
-                f"Nobody was paid by this check, which found: {'; '.join(found)}. The task fails without further "
-                "retries. Choose other products or amounts, or ask Runa's support; then clear the task."
+                f"Nobody was paid, because this task only reads: {'; '.join(found)}.\n"
+                "The task fails without further retries.\n"
+                "Choose other products or amounts, or ask Runa's support, then clear the task."
             )
         self.log.info("%s can be ordered.", ", ".join(codes))
         return codes
@@ -147,7 +155,7 @@ class RunaCheckProductOperator(BaseOperator):
         products: Any = self.products
         codes = [products] if isinstance(products, str) else list(products) if isinstance(products, Sequence) else []
         if not codes or not all(isinstance(code, str) and code.strip() for code in codes):
-            raise InvalidOrderError(f"products: must be the code of a product or a list of them, not {products!r}")
+            raise InvalidOrderError(f"products: must be the code of a product or a list of codes, not {products!r}")
         return codes
 
     def _face_values(self) -> list[Decimal]:

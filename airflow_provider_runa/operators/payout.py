@@ -1,4 +1,4 @@
-"""RunaPayoutOperator: pays the rows of a campaign, each recipient once, with a ledger that remembers who was paid."""
+"""RunaPayoutOperator: pays the rows of a campaign, each recipient once, with a ledger of who was paid."""
 
 from __future__ import annotations
 
@@ -57,58 +57,67 @@ from airflow_provider_runa.utils.openlineage import build_lineage
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-#: Seconds between two lines of progress in the log.
+#: Time between two lines of progress in the log, in seconds.
 PROGRESS_SECONDS = 5.0
 
-#: What the operator does: plan and pay, only plan, or only pay what was planned.
+#: The modes: plan and pay, only plan, or only pay what was planned.
 MODES = ("plan_and_pay", "plan", "pay")
 
 ON_PARTIAL_FAILURE = ("fail", "warn")
 
-#: Ids of orders that are not done -> why that could not be read, if it could not.
+#: Ids of orders that are not final -> the error, if their status could not be read.
 _Processing = Mapping[str, Exception | None]
 
 
 class RunaPayoutOperator(BaseOperator):
-    """Pays a campaign: each recipient key once, however often and from whichever DAG it is run.
+    """Pays the rows of a campaign, each recipient key once.
 
-    The rows are checked and written into the ledger, in batches of up to 200 that become one order each; that plan is
-    frozen before the first order is sent. A retry or a clear of the same run sends the same orders, whatever the input
-    says by then; rows whose order failed or was rejected are planned again, with what the input says of them now.
-    Recipients whom the ledger knows as paid are left out.
+    .. seealso:: :doc:`/campaigns`, :doc:`/guarantees`
 
-    Returns a summary: ``{"campaign", "currency", "rows", "amounts"}``: the number of rows and the sum of their amounts
-    (decimal strings) by state: ``paid``, ``sent``, ``planned``, ``failed``, ``rejected``. What became of each row is in
-    the ledger. Events of assets among its ``outlets`` get the summary as ``extra``.
+    All runs and DAGs that use the same campaign and ledger share one record of who was paid. The operator checks the
+    rows and writes them to the ledger in batches of up to 200. Each batch becomes one order. This plan is fixed before
+    the first order is sent: a retry or a clear of the same run sends the same orders, even if the input has changed.
+    Rows whose order failed or was rejected are planned again from the current input. Recipients that the ledger lists
+    as paid are skipped.
 
-    :param campaign: name of the campaign, at most 109 characters; it is the description of its orders. Who is paid once
-        is decided within a campaign. (templated)
+    The operator returns a summary, ``{"campaign", "currency", "rows", "amounts"}``: the number of rows and the sum of
+    their amounts (decimal strings) by state: ``paid``, ``sent``, ``planned``, ``failed``, ``rejected``. The ledger has
+    the state of each row. Events of assets in ``outlets`` get the summary as ``extra``.
+
+    :param campaign: name of the campaign, at most 109 characters. A recipient key is paid once per campaign. The name
+        is also the description of the orders. (templated)
     :param rows: a list, an XCom, or a template that renders to a list or to JSON; see :func:`~.campaign.rows.read_row`.
-        For anything else, override :meth:`iter_rows`. (templated)
+        For any other source, override :meth:`iter_rows`. (templated)
     :param currency: currency of the account balance that pays, three capital letters. (templated)
-    :param ledger_conn_id: id of the Airflow connection to the ledger's database: PostgreSQL, or SQLite
-        for development. The tables are created on first use. (templated)
-    :param defaults: fields for rows that lack them, such as ``{"template_id": "PT-…"}``. (templated)
-    :param mode: ``"plan_and_pay"``; ``"plan"`` stops after the plan and returns its summary; ``"pay"`` pays what was
-        planned in this campaign, by whichever task, if it is within the limits, and reads no rows; its retry orders
-        again for rows whose order it had placed and Runa could not complete. (templated)
-    :param max_total: what is to be paid may not sum up to more, earlier plans of the campaign included. This limit and
-        the next two: left out, there is none; ``None`` is refused, because it may be a missing value. (templated)
-    :param max_per_recipient: no row may be above this. (templated)
-    :param max_recipients: not more rows may be to be paid, earlier plans of the campaign included. (templated)
-    :param check_balance: see before the first order that the balance covers the face values of what is to be paid.
-        Switch it off if your account pays less than face value, and the balance is meant to cover just that.
-    :param on_partial_failure: whether rows that were not paid ``"fail"`` the task or only ``"warn"``.
-    :param isolate_rejections: split an order that Runa refuses until the rows are found that it refuses; the others
-        are paid.
-    :param store_links: keep payout links in the ledger (column ``payout_link``). A link is cash.
+    :param ledger_conn_id: id of the Airflow connection to the ledger's database: PostgreSQL, or SQLite for development.
+        The tables are created on first use. (templated)
+    :param defaults: values for fields that rows do not have, such as ``{"template_id": "PT-…"}``. (templated)
+    :param mode: ``"plan_and_pay"`` plans and pays. ``"plan"`` stops after the plan and returns its summary. ``"pay"``
+        pays what any task has planned in this campaign, if it is within the limits, and reads no rows; its retries also
+        order again for rows whose order this task placed and Runa could not complete. Default: ``"plan_and_pay"``.
+        (templated)
+    :param max_total: upper limit for the sum of the amounts to be paid, including earlier plans of the campaign.
+        Default of this limit and the next two: no limit. ``None`` is rejected, because it may be a missing value.
+        (templated)
+    :param max_per_recipient: upper limit for the amount of one row. (templated)
+    :param max_recipients: upper limit for the number of rows to be paid, including earlier plans of the campaign.
+        (templated)
+    :param check_balance: check before the first order that the balance covers the face values to be paid. Set it to
+        ``False`` if your account pays less than face value and the balance covers only that. Default: ``True``.
+    :param on_partial_failure: ``"fail"``: rows that were not paid fail the task. ``"warn"``: they are only logged.
+        Default: ``"fail"``.
+    :param isolate_rejections: split an order that Runa rejects until the rejected rows are found, and pay the others.
+        Default: ``False``.
+    :param store_links: store payout links in the ledger (column ``payout_link``). A link is cash, see
+        :doc:`/payout-links`. Default: ``False``.
     :param deferrable: wait in the triggerer instead of on a worker. Default: ``[operators] default_deferrable``.
-    :param poll_interval: seconds between two looks at the orders, or a ``timedelta``.
-    :param timeout: how long one attempt waits for the orders once they are placed, in seconds or as a ``timedelta``.
-        They go on after that.
-    :param runa_conn_id: id of the Airflow connection to Runa. (templated)
-    :raises AirflowFailException: for everything that a retry cannot heal, in one line.
-    :raises PlacementError: for everything that a retry can heal.
+    :param poll_interval: time between two polls, in seconds or as a ``timedelta``. Default: 30 seconds.
+    :param timeout: how long one attempt waits for the orders after it placed them, in seconds or as a ``timedelta``.
+        After that, the attempt fails and the orders continue at Runa. Default: 1 hour.
+    :param runa_conn_id: id of the Airflow connection to Runa. Default: ``runa_default``. (templated)
+    :raises AirflowFailException: if no retry can fix the failure. Its message says what happened to the money, what
+        happens next and what to do.
+    :raises PlacementError: if a retry can fix the failure. Its message says the same.
     """
 
     template_fields: Sequence[str] = (
@@ -127,7 +136,7 @@ class RunaPayoutOperator(BaseOperator):
     ui_color = "#e8e3ff"
     operator_extra_links = (RunaPortalLink(),)
 
-    #: How long the steps of placing may take.
+    #: The time limits for placing an order.
     policy = Policy()
 
     def __init__(
@@ -181,7 +190,7 @@ class RunaPayoutOperator(BaseOperator):
     # -- Airflow's side ---------------------------------------------------------------------------------------------
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Plan, pay and wait."""
+        """Plan, pay, and wait until the orders are final."""
         try:
             with self._ledger() as ledger:
                 if self.mode == "pay":
@@ -203,11 +212,11 @@ class RunaPayoutOperator(BaseOperator):
     def execute_complete(
         self, context: Context, event: Any = None, refusal: tuple[int, str | None] | None = None
     ) -> dict[str, Any]:
-        """Take up the orders again after the trigger's event.
+        """Continue with the orders after the trigger's event.
 
         :param context: the task's context.
         :param event: the event of :class:`~.RunaOrderTrigger`.
-        :param refusal: status and type of what kept orders from being placed before the task deferred.
+        :param refusal: HTTP status and type of the answer that kept orders from being placed before the task deferred.
         """
         cause = parse_error(refusal[0], {"type": refusal[1], "message": "before the deferral"}) if refusal else None
         event = read_event(event, allowed=EVENT_STATUSES, needs="orders")
@@ -219,23 +228,24 @@ class RunaPayoutOperator(BaseOperator):
                 }
                 if unknown := [order_id for order_id in event["orders"] if order_id not in known]:
                     raise OrderNotInLedgerError(order_id=unknown[0], campaign=ledger.campaign)
-                # The list, which the trigger reads, may be ahead of the orders.
+                # The list, which the trigger reads, may be newer than the single orders.
                 seconds = INLINE_SECONDS if event["status"] == EventStatus.FINAL else 0.0
                 processing = asyncio.run(self._settle_within(ledger, seconds))
                 return self._publish(context, self._report(ledger, processing, cause))
         except RunaError as error:
-            raise to_airflow_exception(error, outcome="The orders that were placed go on") from None
+            raise to_airflow_exception(error, outcome="The orders that were placed continue") from None
 
     def on_kill(self) -> None:
-        """Say that orders go on: Runa has no way to cancel one."""
+        """Log that the orders continue: Runa cannot cancel an order."""
         self.log.warning(
-            "The task is stopped. Orders that were placed go on; the ledger knows them. Clear it to go on."
+            "The task is stopped. Orders that were placed continue at Runa and are in the ledger. Clear the task to "
+            "continue with them."
         )
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Return what OpenLineage is told: the campaign as output dataset, its totals as a facet, and nobody's name.
+        """Return the lineage: the campaign as output dataset with its totals as a facet, without recipients.
 
-        Nothing of a plan, which pays nobody.
+        A plan has no lineage, because it pays nobody.
 
         :param task_instance: the task instance.
         """
@@ -252,7 +262,7 @@ class RunaPayoutOperator(BaseOperator):
         )
 
     def iter_rows(self, context: Context) -> Iterator[Any]:
-        """Yield the rows; override it for rows that come from elsewhere.
+        """Yield the rows of the campaign. Override this method to read them from another source.
 
         :param context: the task's context.
         """
@@ -262,7 +272,7 @@ class RunaPayoutOperator(BaseOperator):
         yield from rows
 
     def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
-        # Airflow stores rendered fields, and rows name recipients.
+        # Airflow stores rendered fields, and rows contain recipients.
         super()._do_render_template_fields(parent, *args, **kwargs)
         if self.rows is not None:
             counted = hasattr(self.rows, "__len__") and not isinstance(self.rows, str)
@@ -285,8 +295,8 @@ class RunaPayoutOperator(BaseOperator):
         with LedgerHook(self.ledger_conn_id).open() as engine:
             if self.mode == "pay" and campaign not in campaigns(engine, environment):
                 raise InvalidCampaignError(
-                    f"campaign: the ledger has no campaign {campaign!r} in {environment}. Nothing was sent. Mend the "
-                    'name, or plan it first (mode="plan")'
+                    f"campaign: the ledger has no campaign {campaign!r} in {environment}. Correct the name, "
+                    'or plan the campaign first (mode="plan")'
                 )
             yield Ledger(engine, environment, campaign)
 
@@ -312,7 +322,7 @@ class RunaPayoutOperator(BaseOperator):
         self.log.info("Campaign %r is planned: %s %s.", ledger.campaign, report, self.currency)
 
     def _plan_failed_again(self, ledger: Ledger, context: Context) -> None:
-        """What an earlier attempt of this task has ordered, and Runa could not complete, is still to be paid."""
+        """Plan the rows again whose orders an earlier attempt of this task placed and Runa could not complete."""
         if count := ledger.plan_failed_again(_run_of(context), self.clock.now()):
             self.log.info("Campaign %r: %d row(s) whose orders FAILED are ordered again.", ledger.campaign, count)
 
@@ -321,7 +331,7 @@ class RunaPayoutOperator(BaseOperator):
             return None
         value = getattr(self, name)
         if value is None:
-            raise InvalidOrderError(f"{name}: its value is missing; leave it out for no limit")
+            raise InvalidOrderError(f"{name}: its value is missing; omit it for no limit")
         return read_amount(name, value)
 
     def _count(self, name: str) -> int | None:
@@ -331,7 +341,7 @@ class RunaPayoutOperator(BaseOperator):
         return None if limit is None else int(limit)
 
     def _check_balance(self, ledger: Ledger) -> None:
-        """See before the first order that the balance covers what was never sent."""
+        """Check before the first order that the balance covers the rows that were never sent."""
         count, total = ledger.totals(self.currency).get(RowState.PLANNED, (0, Decimal(0)))
         if not count:
             return
@@ -340,27 +350,27 @@ class RunaPayoutOperator(BaseOperator):
                 balance = hook.get_balance(self.currency).balance
             except RunaError as error:
                 self.log.warning(
-                    "The balance could not be read (%s); each order is checked by Runa all the same.", error
+                    "The balance could not be read (%s); the orders are sent, and Runa checks each of them.", error
                 )
                 return
         if balance < total:
-            asyncio.run(self._settle_within(ledger, 0.0))  # what was sent before is told all the same
+            asyncio.run(self._settle_within(ledger, 0.0))  # update the rows that were sent before
             raise BalanceTooLowError(count=count, total=total, currency=self.currency, balance=balance)
 
     # -- paying -----------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def _client(self) -> AsyncIterator[AsyncRunaClient]:
-        # The settings are read without the event loop: on a worker, Airflow answers one question at a time.
+        # The settings are read outside the event loop: on a worker, Airflow answers one request at a time.
         settings = RunaHook(self.runa_conn_id).get_settings()
         async with AsyncRunaClient(**settings.client_arguments()) as client:
             yield client
 
     async def _pay(self, ledger: Ledger, owner: str) -> tuple[_Processing, datetime, RunaApiError | None]:
-        """Place all orders, and wait for a while, or as long as it may take if the task does not defer.
+        """Place all orders, then wait until they are final, or only for :data:`INLINE_SECONDS` if the task defers.
 
-        :returns: the orders that are still PROCESSING, until when they are waited for, and what a retry has to wait for
-            before it places the others.
+        :returns: the orders that are still PROCESSING, the deadline for them, and the answer that a retry has to wait
+            for before it places the orders that are left.
         """
         progress = _Progress(self, ledger)
         async with self._client() as client:
@@ -379,7 +389,7 @@ class RunaPayoutOperator(BaseOperator):
             self.log.info("Campaign %r: %d order(s) placed in %.1f s.", ledger.campaign, paid.placed, seconds)
             deadline = placed + timedelta(seconds=self.timeout)
             until = min(deadline, placed + timedelta(seconds=INLINE_SECONDS)) if self.deferrable else deadline
-            return await self._wait(ledger, client, until, progress), deadline, _what_to_wait_for(paid)
+            return await self._wait(ledger, client, until, progress), deadline, _retry_cause(paid)
 
     async def _settle_within(self, ledger: Ledger, seconds: float) -> _Processing:
         async with self._client() as client:
@@ -397,7 +407,7 @@ class RunaPayoutOperator(BaseOperator):
         return processing
 
     async def _settle(self, ledger: Ledger, client: AsyncRunaClient) -> _Processing:
-        """Look once at the orders."""
+        """Read the orders once, and return those that are not final."""
         unreadable: dict[str, Exception] = {}
 
         async def statuses(order_ids: Sequence[str]) -> dict[str, str]:
@@ -424,7 +434,7 @@ class RunaPayoutOperator(BaseOperator):
     def _defer(self, processing: _Processing, deadline: datetime, cause: RunaApiError | None) -> None:
         self.log.info("%d order(s) are PROCESSING: waiting in the triggerer.", len(processing))
         self.defer(
-            # All of them, also after one has FAILED: each order is somebody else's money.
+            # Not fail_fast: the other orders continue after one has FAILED, and the ledger needs their outcome.
             trigger=RunaOrderTrigger(
                 list(processing), self.runa_conn_id, self.poll_interval, deadline.timestamp(), fail_fast=False
             ),
@@ -436,7 +446,7 @@ class RunaPayoutOperator(BaseOperator):
     # -- reporting --------------------------------------------------------------------------------------------------
 
     def _publish(self, context: Context, summary: dict[str, Any]) -> dict[str, Any]:
-        """Hand the summary to whoever is told of the campaign besides the XCom, and return it."""
+        """Add the summary to the asset events and keep it for the lineage, then return it."""
         add_asset_event_extra(context, self.outlets, summary)
         if self.mode != "plan":
             self._paid_summary = summary
@@ -452,7 +462,7 @@ class RunaPayoutOperator(BaseOperator):
         }
 
     def _report(self, ledger: Ledger, processing: _Processing, cause: RunaApiError | None) -> dict[str, Any]:
-        """Return the summary, or raise what keeps the campaign from being finished."""
+        """Return the summary, or raise the reason why the campaign is not finished."""
         summary = self._summary(ledger)
         states = ledger.totals()  # of every currency: all open orders of the campaign were sent
         counts = ", ".join(f"{count} {state}" for state, count in summary["rows"].items())
@@ -460,17 +470,17 @@ class RunaPayoutOperator(BaseOperator):
         facts = {"campaign": ledger.campaign, "counts": counts}
         error: PlacementError | None = None
         if open_batches := ledger.batches(BatchState.OPEN):
-            reason = ledger.reason(BatchState.OPEN) or "another run of the campaign is at work on them"
+            reason = ledger.reason(BatchState.OPEN) or "another run of the campaign is placing them"
             error = CampaignUnfinishedError(**facts, unplaced=len(open_batches), reason=reason, answer=cause)
         elif processing:
-            error = _why(processing) or CampaignStillProcessingError(**facts, orders=len(processing))
+            error = _unreadable_status(processing) or CampaignStillProcessingError(**facts, orders=len(processing))
         elif RowState.FAILED in states:
             error = CampaignFailedError(**facts)
         elif RowState.REJECTED in states:
             error = CampaignRejectedError(**facts, reason=ledger.reason(BatchState.REJECTED))
         if error is None:
             return summary
-        # Whose outcome is not known yet is not a partial failure: only another attempt can tell.
+        # An unknown outcome is not a partial failure: the next attempt finds out.
         is_partial_failure = isinstance(error, CampaignFailedError | CampaignRejectedError)
         if is_partial_failure and self.on_partial_failure == "warn":
             self.log.warning("%s", error)
@@ -478,8 +488,8 @@ class RunaPayoutOperator(BaseOperator):
         raise error
 
 
-def _what_to_wait_for(paid: Paid) -> RunaApiError | None:
-    """Return why orders are not placed, if a retry has to wait for that: first for a person, then for a rate limit."""
+def _retry_cause(paid: Paid) -> RunaApiError | None:
+    """Return the answer that a retry has to wait for: one that a person has to fix, else a rate limit, if any."""
     for kinds in (RECOVERABLE_REJECTIONS, RunaRateLimitError):
         for error in paid.unplaced:
             if isinstance(error.cause, kinds):
@@ -487,8 +497,8 @@ def _what_to_wait_for(paid: Paid) -> RunaApiError | None:
     return None
 
 
-def _why(processing: _Processing) -> PlacementError | None:
-    """Return why orders that were placed are not known to be done, if it is not that they are PROCESSING."""
+def _unreadable_status(processing: _Processing) -> PlacementError | None:
+    """Return the error for orders whose status could not be read, ``None`` if all are PROCESSING."""
     unreadable = {order_id: error for order_id, error in processing.items() if error is not None}
     for order_id, error in unreadable.items():
         if isinstance(error, RunaNotFoundError):
@@ -499,7 +509,7 @@ def _why(processing: _Processing) -> PlacementError | None:
 
 
 class _Progress:
-    """Tells the log how far the orders are, every few seconds."""
+    """Logs the progress of the orders every :data:`PROGRESS_SECONDS`."""
 
     def __init__(self, operator: RunaPayoutOperator, ledger: Ledger) -> None:
         self.operator = operator
@@ -507,13 +517,13 @@ class _Progress:
         self.began = self.last_logged = operator.clock.now()
 
     def placing(self, paid: Paid, left: int) -> None:
-        """Tell how many orders are placed and left."""
+        """Log how many orders are placed and how many are left."""
         rate = paid.placed / ((self.operator.clock.now() - self.began).total_seconds() or 1.0)
         to_go = f", about {left / rate:.0f} s to go" if rate else ""
         self._log(f"{paid.placed} order(s) placed, {left} left, {rate:.1f} a second{to_go}")
 
     def waiting(self, processing: int) -> None:
-        """Tell how many orders are not done."""
+        """Log how many orders are still PROCESSING."""
         self._log(f"{processing} order(s) are PROCESSING")
 
     def _log(self, orders: str) -> None:
@@ -526,7 +536,7 @@ class _Progress:
 
 
 def _run_of(context: Context) -> str:
-    """Return what tells this task's plans from those of others, and is the same for each of its attempts."""
+    """Return the id of this task instance's plans, which is the same in each of its attempts."""
     task = context["ti"]
     names = [task.dag_id, task.run_id, task.task_id, -1 if task.map_index is None else task.map_index]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()

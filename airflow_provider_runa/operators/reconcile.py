@@ -1,4 +1,4 @@
-"""RunaReconcileOperator: fails if the ledger and Runa do not say the same of who was paid."""
+"""RunaReconcileOperator: compares a campaign's ledger with Runa."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ if TYPE_CHECKING:
 class RunaReconcileOperator(BaseOperator):
     """Compares a campaign's ledger with Runa, and fails if they differ.
 
-    It finds orders that pay and the ledger does not know, orders and items that the ledger knows and Runa does not,
-    orders that do not pay as the ledger says, recipients whom two orders pay, and amounts that differ. Rows that are
-    still to be paid are no difference. It only reads. The log has one line per difference, without recipients;
-    ``runa-reconcile`` tells them, too.
+    .. seealso:: :doc:`/campaigns`
 
-    Returns a summary: ``{"campaign", "differences", "orders", "hidden", "open_rows"}``: the number of differences by
-    kind (none), of orders that were looked at, of orders still PROCESSING that could not be, and of open rows by state.
-    Pushes it as the XCom ``summary`` before it fails, too.
+    It reports orders that pay and are not in the ledger, orders and items that are in the ledger and not at Runa,
+    orders that do not pay what the ledger says, recipients that two orders pay, and different amounts. Rows that are
+    still to be paid are no difference. It only reads. The log has one line per difference, without recipients. The
+    command ``runa-reconcile`` also shows recipient keys.
 
-    :param campaign: name of the campaign. Left out, the period decides: all campaigns that the ledger knows, and orders
-        of others that it does not. (templated)
-    :param since: orders that were placed at or after this moment: a ``datetime``, or text such as ``2026-01-31`` or
-        ``{{ data_interval_start }}``; UTC if it names no zone. Left out, since the campaign's first plan. (templated)
-    :param until: orders that were placed before this moment. (templated)
+    The operator returns a summary, ``{"campaign", "differences", "orders", "hidden", "open_rows"}``: the number of
+    differences by kind (empty), of orders that were compared, of orders that are still PROCESSING and could not be
+    compared, and of open rows by state. If it fails, it pushes the same summary as the XCom ``summary``.
+
+    :param campaign: name of the campaign. Default: all campaigns in the ledger, and orders of campaigns that the ledger
+        does not have, within the period. (templated)
+    :param since: compare orders placed at or after this time: a ``datetime``, or text such as ``2026-01-31`` or
+        ``{{ data_interval_start }}``, in UTC if it has no zone. Default: the campaign's first plan. (templated)
+    :param until: compare orders placed before this time. Default: no limit. (templated)
     :param ledger_conn_id: id of the Airflow connection to the ledger's database. (templated)
-    :param runa_conn_id: id of the Airflow connection to Runa. (templated)
-    :raises AirflowFailException: if anything differs, in one line.
-    :raises RunaError: if Runa cannot be read; a retry may heal that.
+    :param runa_conn_id: id of the Airflow connection to Runa. Default: ``runa_default``. (templated)
+    :raises AirflowFailException: if anything differs, or if no retry can fix the failure.
+    :raises RunaError: if Runa gives no usable answer.
     """
 
     template_fields: Sequence[str] = ("campaign", "since", "until", "ledger_conn_id", "runa_conn_id")
@@ -61,17 +63,17 @@ class RunaReconcileOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         if campaign is None and since is None:
-            raise ValueError("a campaign or the begin of a period (since) is needed")
+            raise ValueError("campaign, since: set at least one of them")
         self.campaign = campaign
         self.since = since
         self.until = until
         self.ledger_conn_id = ledger_conn_id
         self.runa_conn_id = runa_conn_id
-        # What was given must not be gone once it is rendered: something else would be compared than was meant.
+        # A field that renders to None must not silently change what is compared.
         self._given = tuple(name for name in ("campaign", "since", "until") if getattr(self, name) is not None)
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Compare."""
+        """Compare the ledger with Runa, and return the summary."""
         try:
             result = self._compare()
             for difference in result.differences:
@@ -95,8 +97,8 @@ class RunaReconcileOperator(BaseOperator):
         return summary
 
     def _compare(self) -> Reconciliation:
-        if gone := [name for name in self._given if not str(getattr(self, name) or "").strip()]:
-            raise InvalidOrderError(f"{gone[0]}: its value is missing")
+        if missing := [name for name in self._given if not str(getattr(self, name) or "").strip()]:
+            raise InvalidOrderError(f"{missing[0]}: its value is missing")
         since, until = parse_datetime("since", self.since), parse_datetime("until", self.until)
         settings = RunaHook(self.runa_conn_id).get_settings()
         with LedgerHook(self.ledger_conn_id).open(reading=True) as engine:
@@ -104,7 +106,7 @@ class RunaReconcileOperator(BaseOperator):
 
 
 def _shown(difference: Difference) -> tuple[str, str, str | None, str]:
-    """Return what everybody may see of a difference who may read the task's log."""
+    """Return the parts of a difference that the task's log may show: no recipients."""
     return difference.kind, difference.campaign, difference.order_id, difference.text
 
 
@@ -116,13 +118,13 @@ def compare(
     since: datetime | None,
     until: datetime | None,
 ) -> Reconciliation:
-    """Compare a ledger with the Runa of a connection.
+    """Compare a ledger with Runa.
 
     :param engine: the ledger's database.
-    :param settings: what the connection to Runa says.
+    :param settings: the settings of the connection to Runa.
     :param campaign: see :func:`~.campaign.reconcile.reconcile`.
-    :param since: begin of the period.
-    :param until: end of the period.
+    :param since: start of the period, inclusive; ``None`` for the campaign's first plan.
+    :param until: end of the period, exclusive; ``None`` for no limit.
     :raises InvalidOrderError: if there is no such campaign or period.
     """
     campaign = campaign if campaign is None else campaign.strip()

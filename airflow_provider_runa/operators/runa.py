@@ -1,4 +1,4 @@
-"""RunaCreateOrderOperator: renders an order, places it exactly once, waits for it if asked to, and reports it."""
+"""RunaCreateOrderOperator: places one order exactly once, and optionally waits until it is COMPLETED."""
 
 from __future__ import annotations
 
@@ -36,55 +36,58 @@ from airflow_provider_runa.utils.payout_links import check_links_target, write_p
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-#: How long a deferrable task polls before it defers, in seconds: most orders are done by then, and a trigger that
+#: How long a deferrable task polls before it defers, in seconds. Most orders are final by then, and a trigger that
 #: fires right after the deferral is a risk (see ``triggers.runa``).
 INLINE_SECONDS = 15.0
 
-#: Pauses of the first polls, in seconds.
+#: Pauses between the first polls, in seconds.
 _FIRST_PAUSES = (1.0, 2.0, 4.0, 8.0)
 
 
 class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
-    """Places one Runa order, exactly once, and returns its id.
+    """Places one order at Runa exactly once, and returns its id.
 
-    However often the task is retried, cleared or killed: as long as the order's identity is the same, there is at
-    most one order that pays, and the task is green only if it is there. See "What is guaranteed" in the README.
+    .. seealso:: :doc:`/authoring`, :doc:`/guarantees`
 
-    Events of assets among its ``outlets`` get the same as ``extra``, with ``order_id`` for ``id``.
+    Retries, clears and crashes do not pay twice: for one order identity there is never more than one order that is not
+    FAILED, and the task succeeds only with that order. The identity is the ``order_key``, or by default the task
+    instance.
 
-    Pushes the XCom ``order``: ``{"id", "status", "currency", "face_value", "items", "total_price",
-    "total_discount"}``: ``face_value`` is the sum of the payouts in the currency of their products, ``items`` their
-    number; amounts are decimal strings, prices ``None`` until the order is COMPLETED. Neither links nor recipients are
-    pushed, and nothing with ``do_xcom_push=False``.
+    The operator pushes the XCom ``order``, ``{"id", "status", "currency", "face_value", "items", "total_price",
+    "total_discount"}``. ``face_value`` is the sum of the payouts in the currency of their products, ``items`` is their
+    number. Amounts are decimal strings; prices are ``None`` until the order is COMPLETED. The operator never pushes
+    links or recipients, and pushes nothing with ``do_xcom_push=False``. Events of assets in ``outlets`` get the same
+    values as ``extra``, with the key ``order_id`` for ``id``.
 
-    :param items: the payouts, 1 to 200 of them, each as Runa's API takes it: ``{"face_value": 10,
+    :param items: the payouts, 1 to 200, each in the form of Runa's API: ``{"face_value": 10,
         "distribution_method": {"type": "EMAIL", "email_address": …}, "products": {"type": "SINGLE", "value": …}}``.
         A list, an XCom, or a template that renders to a list or to JSON. (templated)
     :param currency: currency of the account balance that pays, three capital letters. (templated)
-    :param description: shown in Runa's portal, never to recipients; at most 109 characters. (templated)
+    :param description: text that Runa's portal shows and recipients do not see; at most 109 characters. (templated)
     :param metadata: pairs of strings to find the order by, at most 14 (18 with an ``order_key``). (templated)
-    :param order_key: business key of the order, such as ``spring-winback/customer-42``: whichever task orders it,
-        it is paid once. Left out, it is the task itself, so that each run and each mapped task pays once; ``None`` is
-        refused, because that is what a missing value looks like. (templated)
-    :param look_back: how long ago *another* run may have sent its first request for the same ``order_key``, a refused
-        one included: a ``timedelta`` or a number of days. Runa itself remembers for 29 days; for more the order list
-        is searched before the first request. Default: 28 days. (templated)
-    :param execution_mode: ``"async"``, or ``"sync"`` for exactly one item: Runa answers when it is done. (templated)
-    :param wait_for_completion: whether the task ends only when the order is COMPLETED.
+    :param order_key: business key of the order, such as ``spring-winback/customer-42``. All tasks with the same key
+        share one order, which is paid once. Default: the task instance, so that each run and each mapped task pays
+        once. ``None`` is rejected, because it may be a missing value. (templated)
+    :param look_back: how long ago *another* run may have sent its first request (a rejected one included) for the same
+        ``order_key``: a ``timedelta`` or a number of days. Runa remembers requests for 29 days; for a longer time, the
+        order list is searched before the first request. Default: 28 days. (templated)
+    :param execution_mode: ``"async"``, or ``"sync"`` for exactly one item: Runa answers when the order is final.
+        Default: ``"async"``. (templated)
+    :param wait_for_completion: wait until the order is COMPLETED. Default: ``False``.
     :param deferrable: wait in the triggerer instead of on a worker, if the task waits at all. Default: ``[operators]
         default_deferrable``.
-    :param poll_interval: seconds between two looks at the order, or a ``timedelta``.
-    :param timeout: how long one attempt waits for the order, in seconds or as a ``timedelta``. The order goes on after
-        that.
-    :param max_total: the sum of all face values may not be more: a guard against a wrong column. Left out, there is no
-        limit; ``None`` is refused, as it is for ``order_key``. (templated)
-    :param links_to: a file for the payout links of the items that are distributed by PAYOUT_LINK, once the order is
-        COMPLETED: an absolute path or the URL of an object store, ending in ``.jsonl`` or ``.csv``. A link is cash: see
-        docs/payout-links.md. Needs ``wait_for_completion`` or sync mode. Default: links are left with Runa. (templated)
-    :param runa_conn_id: id of the Airflow connection. (templated)
-    :raises AirflowFailException: for everything that a retry cannot heal, in one line that says what happened to
-        the money, what happens next and what to do.
-    :raises PlacementError: for everything that a retry can heal.
+    :param poll_interval: time between two polls, in seconds or as a ``timedelta``. Default: 30 seconds.
+    :param timeout: how long one attempt waits for the order, in seconds or as a ``timedelta``. After that, the attempt
+        fails and the order continues at Runa. Default: 1 hour.
+    :param max_total: upper limit for the sum of all face values, as a guard against wrong input. Default: no limit.
+        ``None`` is rejected, because it may be a missing value. (templated)
+    :param links_to: file for the payout links of items with the distribution method PAYOUT_LINK, written when the order
+        is COMPLETED: an absolute path or the URL of an object store, ending in ``.jsonl`` or ``.csv``. A link is cash,
+        see :doc:`/payout-links`. Needs ``wait_for_completion`` or sync mode. Default: links stay at Runa. (templated)
+    :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``. (templated)
+    :raises AirflowFailException: if no retry can fix the failure. Its message says what happened to the money, what
+        happens next and what to do.
+    :raises PlacementError: if a retry can fix the failure. Its message says the same.
     """
 
     template_fields: Sequence[str] = (
@@ -103,7 +106,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
     ui_color = "#e8e3ff"
     operator_extra_links = (RunaPortalLink(),)
 
-    #: How long the steps of placing may take.
+    #: The time limits for placing an order.
     policy = Policy()
 
     def __init__(
@@ -140,7 +143,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         self.max_total = unset_to_none(max_total)
         self.links_to = links_to
         self.runa_conn_id = runa_conn_id
-        # What was given must not be gone once it is rendered: without its value, less would be guarded than was meant.
+        # A guard must still apply if its value renders to None.
         self._has_order_key = order_key is not NOTSET
         self._has_look_back = look_back is not NOTSET
         self._has_max_total = max_total is not NOTSET
@@ -153,7 +156,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
     # -- Airflow's side ---------------------------------------------------------------------------------------------
 
     def execute(self, context: Context) -> str:
-        """Place the order, and wait for it if asked to."""
+        """Place the order, and wait for it if the task waits."""
         try:
             wanted = self._build()
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
@@ -166,7 +169,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         return self._report(context, order, wanted)
 
     def execute_complete(self, context: Context, event: Any = None) -> str:
-        """Take up the order again after the trigger's event.
+        """Continue with the order after the trigger's event.
 
         :param context: the task's context.
         :param event: the event of :class:`~.RunaOrderTrigger`.
@@ -180,10 +183,10 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
                 order = self._fetch(hook, order_id)
                 self._environment = hook.get_settings().base_url
                 for pause in _FIRST_PAUSES if event["status"] == EventStatus.FINAL else ():
-                    if self._settled(order) is None:  # the list, which the trigger may have read, was ahead
+                    if self._completed(order) is None:  # the list, which the trigger may have read, was newer
                         run_blocking(self.clock.sleep(pause))
                         order = self._fetch(hook, order_id)
-            if self._settled(order) is None:
+            if self._completed(order) is None:
                 raise StillProcessingError(order_id=order_id, seconds=f"at most {self.timeout:.0f}")
             if self._has_links_to:
                 try:
@@ -196,12 +199,12 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         return self._report(context, order)
 
     def on_kill(self) -> None:
-        """Say that the order goes on: Runa has no way to cancel one."""
+        """Log that the order continues: Runa cannot cancel an order."""
         if self._order_id:
-            self.log.warning("The task is stopped, but order %s goes on: Runa cannot cancel it.", self._order_id)
+            self.log.warning("The task is stopped, but order %s continues: Runa cannot cancel it.", self._order_id)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Return what OpenLineage is told: the order as output dataset, its totals as a facet, and nobody's name.
+        """Return the lineage: the order as output dataset with its totals as a facet, without recipients.
 
         :param task_instance: the task instance.
         """
@@ -227,7 +230,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         task = context["ti"]
         if self._has_order_key:
             if self.order_key is None:
-                raise InvalidOrderError("order_key: its value is missing; leave it out to pay once for each task")
+                raise InvalidOrderError("order_key: its value is missing; omit it to pay once per task instance")
             identity = OrderIdentity.from_order_key(settings.base_url, self.order_key)
         else:
             identity = OrderIdentity.from_task(
@@ -267,7 +270,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         return placement
 
     def _build(self) -> NewOrder:
-        """Build the order from the rendered fields, and check everything that can be checked before it is sent."""
+        """Return the order of the rendered fields, after all checks that are possible before it is sent."""
         order = NewOrder.build(
             currency=self.currency,
             items=read_items(self.items),
@@ -277,18 +280,18 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         check_execution_mode(order, self.execution_mode)
         if self._has_links_to:
             if not self._waits():
-                raise InvalidOrderError("links_to: needs wait_for_completion=True, because links come with completion")
+                raise InvalidOrderError(
+                    "links_to: needs wait_for_completion=True, because only a COMPLETED order has links"
+                )
             check_links_target(self.links_to, order)
         if self._has_max_total:
             limit = read_amount("max_total", self.max_total)
             if order.total > limit:
-                raise InvalidOrderError(
-                    f"max_total: the items add up to {order.total}, more than the {limit} allowed; nothing was sent"
-                )
+                raise InvalidOrderError(f"max_total: the items add up to {order.total}, more than the {limit} allowed")
         return order
 
     def _wanted(self, context: Context) -> NewOrder:
-        """Build the order anew, after a deferral."""
+        """Return the order again, after a deferral."""
         return self._build()
 
     def _look_back(self) -> timedelta | None:
@@ -304,7 +307,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         return look_back
 
     def _began_after(self, context: Context) -> datetime:
-        """Return a moment before the first attempt: the run cannot have begun before it was due."""
+        """Return a time before the first attempt: a run cannot start before it is due."""
         run: Any = context["dag_run"]
         due = (getattr(run, "run_after", None), getattr(run, "logical_date", None))
         known = [moment for moment in due if moment is not None]
@@ -316,11 +319,11 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         return self.wait_for_completion or self.execution_mode == "sync"
 
     def _wait(self, hook: RunaHook, order: Order) -> Order:
-        """Poll until the order is settled; a deferrable task defers after a while."""
+        """Poll until the order is COMPLETED; a deferrable task defers after :data:`INLINE_SECONDS`."""
         began = self.clock.now()
         deadline = began + timedelta(seconds=self.timeout)
         pauses = iter(_FIRST_PAUSES)
-        while (settled := self._settled(order)) is None:
+        while (completed := self._completed(order)) is None:
             now = self.clock.now()
             if now >= deadline:
                 raise StillProcessingError(order_id=order.id, seconds=f"{self.timeout:.0f}")
@@ -334,10 +337,13 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
             pause = min(next(pauses, self.poll_interval), self.poll_interval, (deadline - now).total_seconds())
             run_blocking(self.clock.sleep(pause))
             order = self._fetch(hook, order.id)
-        return settled
+        return completed
 
-    def _settled(self, order: Order) -> Order | None:
-        """Return the order if it is COMPLETED, ``None`` if it is not settled."""
+    def _completed(self, order: Order) -> Order | None:
+        """Return the order if it is COMPLETED, ``None`` if it is not final.
+
+        :raises OrderFailedError: if it is FAILED.
+        """
         if order.status == OrderStatus.FAILED:
             raise OrderFailedError(order_id=order.id)
         if order.status != OrderStatus.COMPLETED:
@@ -353,7 +359,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
             raise StatusUnreadableError(order_id=order_id, answer=error) from None
 
     def _write_payout_links(self, order: Order, wanted: NewOrder) -> None:
-        """Write the payout links to where the author wants them, if anywhere."""
+        """Write the payout links to ``links_to``, if it is set."""
         if self._has_links_to:
             count = write_payout_links(str(self.links_to), wanted, order)
             self.log.info("%d payout link(s) of order %s were written to links_to.", count, order.id)
@@ -361,9 +367,10 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
     # -- reporting --------------------------------------------------------------------------------------------------
 
     def _report(self, context: Context, order: Order, wanted: NewOrder | None = None) -> str:
-        """Push the summary: what was paid as Runa tells it, and while it does not, as it was wanted.
+        """Push the summary, and return the order id.
 
-        After a deferral the order is COMPLETED. What the templates render to by then may be something else.
+        While Runa does not show the items, the summary describes the order that was sent. After a deferral it never
+        does: by then the templates may render to something else, and the order is COMPLETED anyway.
         """
         payouts = order.items or (wanted.items if wanted else ())
         summary = {

@@ -1,5 +1,6 @@
-"""How the sensors wait, in three modes with one rule: what no waiting heals fails the task at once, and anything else
-is "not yet" until the timeout.
+"""The base class of the sensors: one rule for the modes poke, reschedule and deferrable.
+
+An error that waiting cannot fix fails the task at once. After any other error the sensor polls again until the timeout.
 """
 
 from __future__ import annotations
@@ -26,24 +27,24 @@ if TYPE_CHECKING:
 
 
 class PermanentSensorFailure(BaseException):
-    """No later look changes that: an order is FAILED or unknown to the account, or Runa refuses to tell.
+    """Waiting cannot change the result: an order FAILED, the account does not have it, or Runa rejects the request.
 
-    Not an Exception, because ``soft_fail``, ``never_fail`` and ``silent_fail`` turn those into skips or into nothing,
-    in some modes and not in others.
+    It is not an ``Exception``, because ``soft_fail``, ``never_fail`` and ``silent_fail`` turn exceptions into skips or
+    ignore them, in some modes and not in others.
     """
 
 
 class WaitingSensor(BaseSensorOperator):
-    """A sensor that looks at something of Runa's until it is there."""
+    """A sensor that polls Runa until there is a result."""
 
-    #: What it looks at, and what becomes of the money meanwhile, for messages.
+    #: What it reads, and what happens to the money in the meantime, for messages.
     subject: ClassVar[str]
     outcome: ClassVar[str]
 
     deferrable: bool
     runa_conn_id: str
 
-    #: Why the last look told nothing.
+    #: Why the last poll failed.
     _unread: RunaError | None = None
 
     def execute(self, context: Context) -> Any:
@@ -65,30 +66,30 @@ class WaitingSensor(BaseSensorOperator):
             raise AirflowFailException(str(error)) from None
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Look once.
+        """Poll once.
 
         :param context: the task's context.
         """
-        found = self._look()
+        found = self._poll()
         return PokeReturnValue(is_done=found is not None, xcom_value=found)
 
-    def _ask(self, hook: RunaHook) -> Any:
-        """Ask Runa once: return the result of the task, ``None`` if it is not there yet."""
+    def _fetch(self, hook: RunaHook) -> Any:
+        """Read from Runa once: return the result of the task, ``None`` if there is none yet."""
         raise NotImplementedError
 
     def _trigger(self, deadline: float) -> BaseTrigger | None:
-        """Return what waits in the triggerer, ``None`` if it is not known yet what for."""
+        """Return the trigger, ``None`` if it cannot be created yet."""
         raise NotImplementedError
 
-    def _look(self) -> Any:
-        """Return the result of the task, ``None`` if it is not there yet or cannot be read now."""
+    def _poll(self) -> Any:
+        """Return the result of the task, ``None`` if there is none yet or if it cannot be read now."""
         try:
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
-                found = self._ask(hook)
+                found = self._fetch(hook)
         except NON_RETRYABLE as error:
             raise PermanentSensorFailure(str(to_airflow_exception(error, outcome=self.outcome))) from None
         except RunaError as error:
-            self.log.warning("%s could not be read, which is tried again until the timeout: %s", self.subject, error)
+            self.log.warning("%s could not be read. The sensor tries again until the timeout: %s", self.subject, error)
             self._unread = error
             return None
         self._unread = None
@@ -96,7 +97,7 @@ class WaitingSensor(BaseSensorOperator):
 
     def _defer(self) -> Any:
         deadline = time.time() + float(self.timeout)
-        while (found := self._look()) is None:
+        while (found := self._poll()) is None:
             if trigger := self._trigger(deadline):
                 self.defer(
                     trigger=trigger,
@@ -104,10 +105,14 @@ class WaitingSensor(BaseSensorOperator):
                     timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
                 )
             if time.time() >= deadline:
-                raise AirflowSensorTimeout(f"Not known after {self.timeout:.0f} s what to wait for.")
+                raise AirflowSensorTimeout(f"After {self.timeout:.0f} s it is still unknown what to wait for.")
             time.sleep(float(self.poke_interval))
         return found
 
     def _unreadable(self, reason: Any) -> RunaError:
-        found = str(reason).rstrip(".")
-        return RunaError(f"{self.subject} could not be read: {found}. {self.outcome}; a retry looks again.")
+        text = str(reason).rstrip(".")
+        return RunaError(
+            f"{self.subject} could not be read: {text}. {self.outcome}.\n"
+            "The next retry reads again.\n"
+            "If no retry is left, clear the task."
+        )

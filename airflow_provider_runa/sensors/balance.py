@@ -1,4 +1,4 @@
-"""RunaBalanceSensor: waits until the account's balance covers what is going to be paid."""
+"""RunaBalanceSensor: waits until the account's balance covers an amount or the cost of an order."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from airflow_provider_runa.sensors._waiting import WaitingSensor
 from airflow_provider_runa.triggers._events import EventStatus, read_event
 from airflow_provider_runa.triggers.balance import EVENT_STATUSES, RunaBalanceTrigger
 from airflow_provider_runa.utils.arguments import read_amount, read_estimate
+from airflow_provider_runa.utils.failures import READ_ONLY
 from airflow_provider_runa.utils.masking import MaskRecipientsMixin
 
 if TYPE_CHECKING:
@@ -21,30 +22,34 @@ if TYPE_CHECKING:
 
 
 class RunaBalanceSensor(MaskRecipientsMixin, WaitingSensor):
-    """Waits until the balance of a currency covers an amount, or what an order of ``items`` would cost.
+    """Waits until the balance of a currency covers an amount, or the cost of an order with ``items``.
 
-    It reserves nothing: another order may spend the balance in between. With ``soft_fail=True`` the task is skipped
-    if the balance does not cover it in time. Wrong input, a connection that cannot be used and what Runa refuses fail
-    it at once, in every mode; a balance that cannot be read is looked at again, and fails the task if that is so when
-    the time is over. Returns ``{"currency", "amount", "balance"}``, amounts as decimal strings.
+    .. seealso:: :doc:`/authoring`
+
+    The sensor reserves nothing: another order may spend the balance afterwards. With ``soft_fail=True`` the task is
+    skipped if the balance is too low at the timeout. Invalid input, a connection that cannot be used and a rejected
+    request fail the task at once, in every mode. If the balance cannot be read, the sensor tries again, and the task
+    fails if that is still so at the timeout. The sensor returns ``{"currency", "amount", "balance"}``, with amounts as
+    decimal strings.
 
     :param currency: currency of the account balance, three capital letters. (templated)
-    :param amount: what the balance has to cover. (templated)
-    :param items: instead of ``amount``: up to 500 payouts, as :class:`~.operators.runa.RunaCreateOrderOperator` takes
-        them; Runa is asked what they would cost, once; with ``mode="reschedule"`` before each look. Not for selection
-        templates, and not in the playground. (templated)
+    :param amount: the amount that the balance must cover. (templated)
+    :param items: instead of ``amount``, up to 500 payouts in the form that
+        :class:`~.operators.runa.RunaCreateOrderOperator` takes. Their cost is estimated once, or before each poll with
+        ``mode="reschedule"``. Runa cannot estimate selection templates, and the playground has no estimates.
+        (templated)
     :param deferrable: wait in the triggerer, where ``exponential_backoff`` and ``max_wait`` have no effect. Default:
         ``[operators] default_deferrable``.
-    :param runa_conn_id: id of the Airflow connection. (templated)
-    :param poke_interval: seconds between two looks. Default: 60.
-    :param timeout: seconds until the sensor gives up. Default: 86400, a day to top up the balance.
+    :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``. (templated)
+    :param poke_interval: time between two polls, in seconds or as a ``timedelta``. Default: 60 seconds.
+    :param timeout: time until the sensor gives up, in seconds or as a ``timedelta``. Default: 1 day.
     """
 
     template_fields: Sequence[str] = ("currency", "amount", "items", "runa_conn_id")
     template_fields_renderers = {"items": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#e8e3ff"
     subject = "The balance"
-    outcome = "Nobody was paid, because this only asks"
+    outcome = READ_ONLY
 
     def __init__(
         self,
@@ -60,7 +65,7 @@ class RunaBalanceSensor(MaskRecipientsMixin, WaitingSensor):
     ) -> None:
         super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
         if (amount is None) == (items is None):
-            raise ValueError("amount, items: give one of them")
+            raise ValueError("amount, items: set exactly one of them")
         self.currency = currency
         self.amount = amount
         self.items = items
@@ -70,28 +75,28 @@ class RunaBalanceSensor(MaskRecipientsMixin, WaitingSensor):
         self._needed: Decimal | None = None
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, str]:
-        """Take up the trigger's event.
+        """Return the result of the trigger's event, or raise its failure.
 
         :param context: the task's context.
         :param event: the event of :class:`~.RunaBalanceTrigger`.
         """
         event = read_event(event, allowed=EVENT_STATUSES, needs="amount")
         if event["status"] == EventStatus.UNREADABLE:
-            # It may be readable by now; and whether a retry makes sense is for a look to say, not for the event.
+            # Poll again: the balance may be readable by now, and only an error shows whether a retry makes sense.
             self._needed = read_amount("amount", event["amount"])
-            found: dict[str, str] | None = self._look()
+            found: dict[str, str] | None = self._poll()
             if found is None:
                 raise self._unreadable(self._unread or event.get("reason"))
             return found
         if event["status"] == EventStatus.TIMED_OUT:
             message = (
                 f"The balance is {event['balance']} {event['currency']} after {self.timeout:.0f} s, "
-                f"less than {event['amount']}. Top it up, then clear the task."
+                f"less than {event['amount']}. Top up the balance, then clear the task."
             )
             raise AirflowSkipException(message) if self.soft_fail else AirflowSensorTimeout(message)
         return {name: event[name] for name in ("currency", "amount", "balance")}
 
-    def _ask(self, hook: RunaHook) -> dict[str, str] | None:
+    def _fetch(self, hook: RunaHook) -> dict[str, str] | None:
         if self._needed is None:
             self._needed = self._read_needed(hook)
         balance = hook.get_balance(self.currency).balance
@@ -106,7 +111,7 @@ class RunaBalanceSensor(MaskRecipientsMixin, WaitingSensor):
         return hook.estimate_order(read_estimate(self.currency, self.items)).total_price
 
     def _trigger(self, deadline: float) -> RunaBalanceTrigger | None:
-        if self._needed is None:  # what items cost could not be asked, and items are not for a trigger's row
+        if self._needed is None:  # the estimate failed, and the arguments of a trigger must not contain items
             return None
         return RunaBalanceTrigger(
             self.currency, str(self._needed), self.runa_conn_id, float(self.poke_interval), deadline=deadline

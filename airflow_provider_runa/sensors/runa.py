@@ -21,27 +21,28 @@ if TYPE_CHECKING:
 
 
 class RunaOrderSensor(WaitingSensor):
-    """Waits until one or more orders are COMPLETED. A FAILED order fails the task at once, in every mode.
+    """Waits until one or more orders are COMPLETED.
 
-    So do wrong input, an order that the account does not know, a connection that cannot be used and what Runa refuses.
-    Orders that cannot be read are looked at again, and fail the task if that is so when the time is over.
+    .. seealso:: :doc:`/authoring`
 
-    With ``soft_fail=True`` the task is skipped if the orders are not done in time; all that is a failure all the
-    same. Returns the ids of the orders.
+    A FAILED order, an order that the account does not have, invalid input, a connection that cannot be used and a
+    rejected request fail the task at once, in every mode. If orders cannot be read, the sensor tries again, and the
+    task fails if that is still so at the timeout. With ``soft_fail=True`` the task is skipped if the orders are still
+    PROCESSING at the timeout; all other failures still fail the task. The sensor returns the ids of the orders.
 
     :param order_id: id of the order, or a list of ids, such as the ``output`` of the task that placed them, mapped or
         not. (templated)
     :param deferrable: wait in the triggerer, where ``exponential_backoff`` and ``max_wait`` have no effect. Default:
         ``[operators] default_deferrable``.
-    :param runa_conn_id: id of the Airflow connection. (templated)
-    :param poke_interval: seconds between two looks. Default: 30.
-    :param timeout: seconds until the sensor gives up. Default: 3600.
+    :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``. (templated)
+    :param poke_interval: time between two polls, in seconds or as a ``timedelta``. Default: 30 seconds.
+    :param timeout: time until the sensor gives up, in seconds or as a ``timedelta``. Default: 1 hour.
     """
 
     template_fields: Sequence[str] = ("order_id", "runa_conn_id")
     ui_color = "#e8e3ff"
     subject = "The orders"
-    outcome = "The orders go on at Runa, because this only asks"
+    outcome = "The orders continue at Runa, because this task only reads"
 
     def __init__(
         self,
@@ -60,36 +61,38 @@ class RunaOrderSensor(WaitingSensor):
         self._completed: set[str] = set()
 
     def execute_complete(self, context: Context, event: Any = None) -> list[str]:
-        """Look at the orders again after the trigger's event.
+        """Poll the orders again after the trigger's event.
 
         :param context: the task's context.
         :param event: the event of :class:`~.RunaOrderTrigger`.
         """
         event = read_event(event, allowed=EVENT_STATUSES, needs="orders")
-        found: list[str] | None = self._look()
+        found: list[str] | None = self._poll()
         if found is not None:
             return found
         if self._unread is not None or event["status"] == EventStatus.UNREADABLE:
             raise self._unreadable(self._unread or event.get("reason"))
         if event["status"] != EventStatus.TIMED_OUT:
-            raise RunaError(f"The trigger saw all orders settled, Runa says otherwise now: {event['orders']}")
-        message = f"Orders are still PROCESSING after {self.timeout:.0f} s; they go on at Runa: {event['orders']}"
+            raise RunaError(f"The trigger read that all orders are final, but some are not: {event['orders']}")
+        message = f"Orders are still PROCESSING after {self.timeout:.0f} s. They continue at Runa: {event['orders']}"
         raise AirflowSkipException(message) if self.soft_fail else AirflowSensorTimeout(message)
 
-    def _ask(self, hook: RunaHook) -> list[str] | None:
+    def _fetch(self, hook: RunaHook) -> list[str] | None:
         ids = self.order_id = self._order_ids()
         for order_id in [order_id for order_id in ids if order_id not in self._completed]:
             try:
                 status = hook.get_order(order_id).status
             except RunaNotFoundError:
                 raise PermanentSensorFailure(
-                    f"Order {order_id} is unknown to the account of connection {self.runa_conn_id!r}. "
-                    "Set the connection right, then clear the task."
+                    f"The Runa account of connection {self.runa_conn_id!r} does not have order {order_id}.\n"
+                    "The task fails without further retries.\n"
+                    "Correct the connection, then clear the task."
                 ) from None
             if status == OrderStatus.FAILED:
                 raise PermanentSensorFailure(
-                    f"Nobody was paid by order {order_id}: it ended FAILED at Runa, which gives no reason. "
-                    "Clear the task that placed it: it places the order again, as a new one."
+                    f"Nobody was paid: order {order_id} ended FAILED. Runa gives no reason.\n"
+                    "The task fails without further retries.\n"
+                    "Clear the task that placed the order: it places the order again, as a new order."
                 )
             if status == OrderStatus.COMPLETED:
                 self._completed.add(order_id)
@@ -103,12 +106,12 @@ class RunaOrderSensor(WaitingSensor):
         ids = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
         if not ids or not all(map(_may_be_an_id, ids)):
             raise InvalidOrderError(
-                f"order_id: must be an order id or a list of them, not {ids or value!r}; see whether the task before "
-                "pushes it, and whether it is passed on as its output"
+                f"order_id: must be an order id or a list of order ids, not {ids or value!r}; check that the upstream "
+                "task pushes it and that it is passed as the task's output"
             )
         return ids
 
 
 def _may_be_an_id(given: Any) -> bool:
-    """Tell an id from what a template leaves behind: the text of a list, or of a missing value."""
+    """Return whether a value looks like an order id, and not like the text of a list or of a missing value."""
     return isinstance(given, str) and bool(re.fullmatch(r"[\w-]+", given)) and given.lower() not in ("none", "null")

@@ -1,4 +1,4 @@
-"""SqlToRunaOperator: pays the rows of a query, streamed from whatever database Airflow has a connection to."""
+"""SqlToRunaOperator: pays the rows of a query, streamed from any database that Airflow has a connection to."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from airflow_provider_runa.operators.payout import RunaPayoutOperator
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-#: Rows that are fetched at a time.
+#: How many rows are fetched at a time.
 FETCHED = 1000
 
 
 class SqlToRunaOperator(RunaPayoutOperator):
-    """Pays what a query returns, each recipient key once a campaign; for the rest see :class:`~.RunaPayoutOperator`.
+    """Pays the rows of a query, each recipient key once per campaign.
 
-    Rows are fetched a thousand at a time and go into the ledger as they come, so that memory does not grow with
-    their number. For the connection's type its provider must be installed, on top of the common-sql provider.
+    .. seealso:: :doc:`/campaigns`
+
+    Rows are fetched 1,000 at a time and written to the ledger as they arrive, so memory use does not grow with their
+    number. The common-sql provider must be installed, and the provider for the type of the connection.
 
     :param sql: the query, or the name of a ``.sql`` file. (templated)
     :param source_conn_id: id of the Airflow connection to query, of any type with a DB-API hook. (templated)
     :param columns: field of a row -> column of the query, such as ``{"recipient_key": "customer_id", "face_value":
-        "reward", "email_address": "email"}``; other columns are ignored. Left out, the columns must have the fields'
-        names. (templated)
-    :param parameters: parameters of the query, in the way of its driver. (templated)
+        "reward", "email_address": "email"}``. Other columns are ignored. Default: the columns have the names of the
+        fields. (templated)
+    :param parameters: parameters of the query, in the form that its driver expects. Default: none. (templated)
     :param kwargs: parameters of :class:`~.RunaPayoutOperator`, other than ``rows``.
     """
 
@@ -54,7 +56,9 @@ class SqlToRunaOperator(RunaPayoutOperator):
         **kwargs: Any,
     ) -> None:
         if "rows" in kwargs:
-            raise ValueError("rows: they come from the query; without one, use RunaPayoutOperator")
+            raise ValueError(
+                "rows: not allowed, because the query returns them; without a query, use RunaPayoutOperator"
+            )
         super().__init__(**kwargs)
         self.sql = sql
         self.source_conn_id = source_conn_id
@@ -73,11 +77,13 @@ class SqlToRunaOperator(RunaPayoutOperator):
             hook = source.get_hook()
         except (AirflowException, ImportError):
             raise InvalidOrderError(
-                f"source_conn_id: no provider is installed for connection {self.source_conn_id!r}, "
-                f"whose type is {source.conn_type!r}"
+                f"source_conn_id: no provider is installed for the type {source.conn_type!r} "
+                f"of connection {self.source_conn_id!r}"
             ) from None
         if not isinstance(hook, DbApiHook):
-            raise InvalidOrderError(f"source_conn_id: connection {self.source_conn_id!r} is not to a database")
+            raise InvalidOrderError(
+                f"source_conn_id: connection {self.source_conn_id!r} is not a connection to a database"
+            )
         with contextlib.closing(hook.get_conn()) as connection, contextlib.closing(_cursor(connection)) as cursor:
             if self.parameters is None:
                 cursor.execute(self.sql)
@@ -87,25 +93,25 @@ class SqlToRunaOperator(RunaPayoutOperator):
             while chunk := cursor.fetchmany(FETCHED):
                 pick = pick or self._picker([column[0] for column in cursor.description])
                 for values in chunk:
-                    # A connection may ask for rows as dictionaries (extra ``cursor`` of PostgreSQL's).
+                    # A connection may return rows as dictionaries (extra ``cursor`` of a PostgreSQL connection).
                     cells = list(values.values()) if isinstance(values, Mapping) else values
                     yield {field: cells[index] for field, index in pick.items()}
 
     def _picker(self, names: Sequence[str]) -> dict[str, int]:
-        """Return field -> index of its column."""
+        """Return the index of the column of each field."""
         index = {name: position for position, name in enumerate(names)}
         columns = self.columns or {name: name for name in names}
         if missing := sorted(column for column in columns.values() if column not in index):
             raise InvalidOrderError(f"columns: the query has no {', '.join(missing)}; it has {', '.join(names)}")
         if twice := sorted({column for column in columns.values() if names.count(column) > 1}):
             raise InvalidOrderError(
-                f"columns: the query has more than one {', '.join(twice)}; name one of them otherwise"
+                f"columns: the query has several columns {', '.join(twice)}; rename them in the query"
             )
         return {field: index[column] for field, column in columns.items()}
 
 
 def _cursor(connection: Any) -> Any:
-    """Return a cursor that does not fetch the whole result at once, which some drivers do by default."""
+    """Return a cursor that streams the result, because some drivers fetch all rows at once by default."""
     driver = type(connection).__module__.partition(".")[0]
     if driver in ("psycopg2", "psycopg"):
         return connection.cursor(name="airflow_provider_runa")

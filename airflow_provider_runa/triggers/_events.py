@@ -1,4 +1,4 @@
-"""The events of this provider's triggers, and the check that an operator or a sensor makes when it gets one."""
+"""The events of this provider's triggers, and their validation by operators and sensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class EventStatus(StrEnum):
-    """How a trigger ended. Events hold the plain text, because they are stored as JSON."""
+    """How a trigger ended. Events contain the plain text, because they are stored as JSON."""
 
     #: All orders are COMPLETED or FAILED, or one is FAILED and the trigger fails fast.
     FINAL = "final"
@@ -16,19 +16,19 @@ class EventStatus(StrEnum):
     COVERED = "covered"
     #: The deadline passed.
     TIMED_OUT = "timed_out"
-    #: Runa rejects the request, or could not be read at the deadline.
+    #: Runa rejects the request, or gave no usable answer at the deadline.
     UNREADABLE = "unreadable"
 
 
 def read_event(event: Any, *, allowed: Collection[str], needs: str) -> dict[str, Any]:
-    """Return the event of a trigger, checked.
+    """Return the event of a trigger after validation.
 
-    :param event: what Airflow handed to ``execute_complete``.
-    :param allowed: values that its ``status`` may have.
+    :param event: the event that Airflow passes to ``execute_complete``.
+    :param allowed: the allowed values of its ``status``.
     :param needs: the field that it must have.
-    :raises ValueError: if it is missing or unknown. Waiting must never end by mistake.
+    :raises ValueError: if the event is missing or unknown. A wait must never end by mistake.
     """
     if isinstance(event, dict) and event.get("status") in allowed and event.get(needs):
         return event
     kind = event.get("status") if isinstance(event, dict) else type(event).__name__
-    raise ValueError(f"The trigger's event is missing or unknown ({kind!r}). Clear the task: it looks again.")
+    raise ValueError(f"The trigger's event is missing or unknown ({kind!r}). Clear the task: it reads again.")

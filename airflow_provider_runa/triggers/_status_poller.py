@@ -1,8 +1,8 @@
-"""One status poller per connection: it reads, in one go, the orders that all triggers of an event loop wait for.
+"""One status poller per connection, which reads the orders of all triggers on an event loop together.
 
-A triggerer runs a thousand triggers on one event loop. If each had a client and asked for its own order, they would
-open a thousand connections and send a thousand requests per interval. Here each trigger says by when it wants to know,
-and the poller asks Runa once for all that is due, mostly from the order list.
+A triggerer runs up to a thousand triggers on one event loop. With a client each, they would open a thousand connections
+and send a thousand requests per interval. Instead, each trigger says by when it needs a status, and the poller reads
+all orders that are due in one cycle, mostly from the order list.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from airflow_provider_runa.hooks.runa import RunaHook
 
 log = logging.getLogger(__name__)
 
-#: The shortest pause between two cycles, in seconds: what comes due in it is read together, however many triggers
-#: have intervals, starts and deadlines of their own.
+#: The shortest pause between two cycles, in seconds. Orders that come due in it are read together, so the number of
+#: cycles does not grow with the number of triggers and their different intervals.
 MIN_PAUSE_BETWEEN_CYCLES = 1.0
 
 
 @asynccontextmanager
 async def shared_status_poller(runa_conn_id: str) -> AsyncIterator[StatusPoller]:
-    """Give access to the status poller of a connection. The first who comes starts it, the last who leaves ends it.
+    """Give access to the status poller of a connection. The first subscriber starts it, and the last one closes it.
 
     :param runa_conn_id: id of the Airflow connection.
     """
-    # A client belongs to the event loop that it was made on: a process may have several, one after the other or in
-    # threads.
+    # A client belongs to the event loop that it was created on. A process may have several loops, one after the other
+    # or in threads.
     key = (asyncio.get_running_loop(), runa_conn_id)
     if key not in _pollers:
         _pollers[key] = StatusPoller(runa_conn_id)
@@ -43,13 +43,13 @@ async def shared_status_poller(runa_conn_id: str) -> AsyncIterator[StatusPoller]
     finally:
         poller.subscribers -= 1
         if poller.subscribers == 0:
-            del _pollers[key]  # before anything is awaited: whoever comes now starts a new one
+            del _pollers[key]  # before anything is awaited, so that the next subscriber starts a new one
             await poller.aclose()
 
 
 @dataclass(eq=False)
 class _StatusRequest:
-    """What one trigger wants to know. Times are those of the event loop's clock."""
+    """The request of one trigger. Times are on the event loop's clock."""
 
     order_ids: tuple[str, ...]
     earliest: float
@@ -69,19 +69,18 @@ class StatusPoller:
         self._loop = asyncio.get_running_loop()
         self._requests: set[_StatusRequest] = set()
         self._asked = asyncio.Event()
-        # In a context of its own, because the context that it is started in is that of one trigger, and what is logged
-        # there goes to the log of that trigger's task.
+        # In a new context: the current one belongs to a trigger, and its log lines go to the log of that task.
         self._task = self._loop.create_task(self._run(), name=f"status poller of {runa_conn_id}", context=Context())
 
     async def read(self, order_ids: Iterable[str], *, after: float, within: float) -> dict[str, str]:
-        """Return the statuses of orders as they are some time from now.
+        """Return the statuses of orders, read after a delay.
 
         :param order_ids: ids of the orders.
-        :param after: they are not read before, in seconds from now.
-        :param within: they are read by then, give or take :data:`MIN_PAUSE_BETWEEN_CYCLES`; earlier if others are read
-            anyway.
+        :param after: the earliest time to read them, in seconds from now.
+        :param within: the latest time to read them, in seconds from now, plus up to :data:`MIN_PAUSE_BETWEEN_CYCLES`.
+            They are read earlier if the orders of another trigger are due.
         :returns: order id -> status.
-        :raises UnreadableOrdersError: if some of these orders could not be read; it holds the statuses of the others.
+        :raises UnreadableOrdersError: if some of these orders could not be read. It has the statuses of the others.
         """
         now = self._loop.time()
         request = _StatusRequest(tuple(order_ids), now + after, now + within, self._loop.create_future())
@@ -93,7 +92,7 @@ class StatusPoller:
             self._requests.discard(request)
 
     async def aclose(self) -> None:
-        """Stop polling and close its client."""
+        """Stop polling and close the client."""
         self._task.cancel()
         try:
             await asyncio.wait({self._task})
@@ -107,8 +106,8 @@ class StatusPoller:
                 await self._answer({request for request in self._requests if request.earliest <= self._loop.time()})
                 await asyncio.sleep(MIN_PAUSE_BETWEEN_CYCLES)
         finally:
-            # Nobody is left when the poller is closed. If it ended otherwise, no trigger must wait for ever: Airflow
-            # starts one that was cancelled anew.
+            # No request is left when the poller is closed. If it ends for another reason, no trigger must wait forever:
+            # Airflow restarts a trigger that was cancelled.
             for request in self._requests:
                 request.answer.cancel()
 
@@ -126,7 +125,7 @@ class StatusPoller:
         statuses, errors = await self._read({order_id for request in requests for order_id in request.order_ids})
         self._requests -= requests
         for request in requests:
-            if request.answer.done():  # its trigger was cancelled meanwhile
+            if request.answer.done():  # its trigger was cancelled in the meantime
                 continue
             read = {order_id: statuses[order_id] for order_id in request.order_ids if order_id in statuses}
             not_read = {order_id: errors[order_id] for order_id in request.order_ids if order_id in errors}
@@ -136,15 +135,15 @@ class StatusPoller:
                 request.answer.set_result(read)
 
     async def _read(self, order_ids: set[str]) -> tuple[dict[str, str], dict[str, Exception]]:
-        """Return what is known of orders, and of the others why it is not."""
+        """Return the statuses of the orders, and the errors of those that could not be read."""
         try:
             return await read_statuses(await self._hook.aget_conn(), order_ids), {}
         except UnreadableOrdersError as error:
             unreadable = error
-        except Exception as error:  # of Airflow, too: the connection may be gone or wrong
+        except Exception as error:  # also Airflow's: the connection may be missing or wrong
             unreadable = UnreadableOrdersError({}, dict.fromkeys(order_ids, error))
         log.warning("%d of %d orders could not be read: %s", len(unreadable.errors), len(order_ids), unreadable)
-        # The next cycle looks up the Airflow connection again: its key or host may have been changed by then.
+        # The next cycle reads the Airflow connection again, because its key or host may have changed by then.
         with suppress(Exception):
             await self._hook.aclose()
         return unreadable.statuses, unreadable.errors

@@ -1,4 +1,4 @@
-"""RunaBalanceTrigger: waits in the triggerer until a balance covers an amount. It only GETs ``/balance``."""
+"""RunaBalanceTrigger: waits in the triggerer until a balance covers an amount. It sends only ``GET /balance``."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ EVENT_STATUSES = (EventStatus.COVERED, EventStatus.TIMED_OUT, EventStatus.UNREAD
 
 
 class RunaBalanceTrigger(BaseTrigger):
-    """Fires once when the balance of a currency is at least an amount, or at the deadline.
+    """Fires once, when the balance of a currency covers an amount, or at the deadline.
 
-    The event is ``{"status": "covered" | "timed_out" | "unreadable", "currency", "amount", "balance"}``; amounts are
-    decimal strings, ``balance`` is ``None`` if it was never read. ``unreadable`` has a ``reason``: Runa refuses to
-    tell, or could not be read at the deadline.
+    .. seealso:: :doc:`/authoring`
 
-    :param currency: the balance's currency.
-    :param amount: what it has to cover, as a decimal string.
-    :param runa_conn_id: id of the Airflow connection.
-    :param poll_interval: seconds between two looks, at least 5.
+    The event is ``{"status": "covered" | "timed_out" | "unreadable", "currency", "amount", "balance"}``. Amounts are
+    decimal strings; ``balance`` is ``None`` if it was never read. ``unreadable`` comes with a ``reason``: Runa rejects
+    the request, or gave no usable answer at the deadline.
+
+    :param currency: currency of the balance, three capital letters.
+    :param amount: the amount that the balance must cover, as a decimal string.
+    :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``.
+    :param poll_interval: seconds between two polls, at least 5. Default: 60.
     :param deadline: when to give up, in seconds since the epoch.
     """
 
@@ -59,7 +61,7 @@ class RunaBalanceTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait until there is something to say."""
+        """Poll until the balance covers the amount or the wait ends, then yield the event."""
         hook = RunaHook(self.runa_conn_id)
         try:
             event = await self._wait(hook)
@@ -76,15 +78,15 @@ class RunaBalanceTrigger(BaseTrigger):
                 balance = (await hook.aget_balance(self.currency)).balance
             except NON_RETRYABLE as error:
                 return self._event(EventStatus.UNREADABLE, balance) | {"reason": str(error)}
-            except Exception as error:  # of Airflow, too: its API server may be away
+            except Exception as error:  # also Airflow's: its API server may be unavailable
                 reason = str(error)
                 log.warning("The balance could not be read: %s", error)
-                with suppress(Exception):  # the next look reads the Airflow connection again
+                with suppress(Exception):  # the next poll reads the Airflow connection again
                     await hook.aclose()
             else:
                 if balance >= Decimal(self.amount):
                     return self._event(EventStatus.COVERED, balance)
-            # The balance was read before this line, so that one in time is never called late.
+            # After the read, so that a balance that is high enough in time is never reported as late.
             if time.time() >= self.deadline:
                 if reason is not None:
                     return self._event(EventStatus.UNREADABLE, balance) | {"reason": reason}

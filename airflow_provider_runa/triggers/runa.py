@@ -1,7 +1,7 @@
-"""RunaOrderTrigger: waits in the triggerer until orders are settled. It only GETs.
+"""RunaOrderTrigger: waits in the triggerer until orders are final. It sends only GET requests.
 
 A trigger may run more than once, in two triggerers at a time or again after a restart, and its arguments and
-events are stored and logged in clear. So it never sends an order, and all it carries are ids, numbers and states.
+events are stored and logged in clear. So it never sends an order, and it contains only ids, numbers and states.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 #: The shortest pause before the first poll, and the shortest interval, in seconds. A trigger that fires within about
 #: 2 s of the task's deferral can hit a race in Airflow's scheduler (measured on 3.3.2) which fails the task or runs
-#: ``execute`` again; at this distance and more none was seen.
+#: ``execute`` again. With this pause or a longer one, the race was not seen.
 MIN_PAUSE = 5.0
 
-#: Polls, one after the other, that Runa may refuse before the trigger gives up: the account may not show yet an order
-#: that was accepted a moment ago, and a person may be changing the connection.
+#: How many polls in a row Runa may reject before the trigger gives up. The account may not show an order yet that was
+#: accepted a moment ago, and a person may be changing the connection.
 TOLERATED_REJECTIONS = 5
 
 #: The statuses of this trigger's events.
@@ -36,21 +36,23 @@ EVENT_STATUSES = (EventStatus.FINAL, EventStatus.TIMED_OUT, EventStatus.UNREADAB
 
 
 class RunaOrderTrigger(BaseTrigger):
-    """Fires once: when all orders are COMPLETED or FAILED, at the first that is FAILED, or at the deadline.
+    """Fires once, when all orders are COMPLETED or FAILED, at the first FAILED one, or at the deadline.
 
-    However many of them wait in a triggerer, they share one client and one poll per interval (see ``_watch``).
+    .. seealso:: :doc:`/authoring`
 
-    The event is ``{"status": "final" | "timed_out" | "unreadable", "orders": {order id: status}}``: whoever gets
-    it fetches the orders again. ``unreadable`` has a ``reason``: Runa refuses to tell, which no waiting heals. A poll
-    that fails otherwise is tolerated until the deadline.
+    All triggers of a connection in a triggerer share one client and one poll per interval (see ``_status_poller``).
+
+    The event is ``{"status": "final" | "timed_out" | "unreadable", "orders": {order id: status}}``. The task that
+    receives it reads the orders again. ``unreadable`` comes with a ``reason``: Runa rejects the request, which no
+    waiting fixes. After any other error the trigger polls again until the deadline.
 
     :param order_ids: ids of the orders.
-    :param runa_conn_id: id of the Airflow connection.
-    :param poll_interval: seconds between two looks at an order, at least 5. Triggers of the same connection look
-        together, so that it may be less, down to half of it.
-    :param deadline: when to give up, in seconds since the epoch; ``None`` never. An order that settled before is
-        seen even if the triggerer was down when the deadline passed.
-    :param fail_fast: whether the first FAILED order ends the wait for the others.
+    :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``.
+    :param poll_interval: seconds between two polls of an order, at least 5. Triggers of the same connection poll
+        together, which may shorten it to half. Default: 30.
+    :param deadline: when to give up, in seconds since the epoch. An order that is final by then is reported even if the
+        triggerer was down when the deadline passed. Default: never.
+    :param fail_fast: whether the first FAILED order ends the wait for the others. Default: ``True``.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class RunaOrderTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait until there is something to say."""
+        """Poll until the orders are final or the wait ends, then yield the event."""
         async with shared_status_poller(self.runa_conn_id) as poller:
             event = await self._wait(poller)
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
@@ -96,7 +98,7 @@ class RunaOrderTrigger(BaseTrigger):
             pause = self._pause()
             reason = None
             try:
-                # From half of the pause on it is read together with the orders of other triggers.
+                # After half of the pause, they may be read together with the orders of other triggers.
                 states |= await poller.read(pending, after=max(soonest, pause / 2), within=pause)
                 rejections = 0
             except UnreadableOrdersError as error:
@@ -104,7 +106,7 @@ class RunaOrderTrigger(BaseTrigger):
                 rejected = {order_id: one for order_id, one in error.errors.items() if isinstance(one, NON_RETRYABLE)}
                 rejections = rejections + 1 if rejected else 0
                 reason = str(UnreadableOrdersError({}, rejected or error.errors))
-                log.warning("The orders could not be read, which is tried again: %s", reason)
+                log.warning("The orders could not be read. The trigger tries again: %s", reason)
             soonest = 0.0
             if (self.fail_fast and OrderStatus.FAILED in states.values()) or all(
                 map(OrderStatus.is_final, states.values())
@@ -112,7 +114,7 @@ class RunaOrderTrigger(BaseTrigger):
                 return {"status": EventStatus.FINAL.value, "orders": states}
             if rejections >= TOLERATED_REJECTIONS:
                 return {"status": EventStatus.UNREADABLE.value, "orders": states, "reason": reason}
-            # The status was read before this line, so an order that settled in time is never called late.
+            # After the read, so that an order that is final in time is never reported as late.
             if self.deadline is not None and time.time() >= self.deadline:
                 return {"status": EventStatus.TIMED_OUT.value, "orders": states}
 

@@ -1,1 +1,1 @@
-"""Helpers that operators, sensors and triggers share; each module has one subject. Not for DAG authors."""
+"""Helpers that operators, sensors and triggers share, one subject per module. They are not for DAG authors."""

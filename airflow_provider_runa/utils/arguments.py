@@ -1,4 +1,4 @@
-"""Reading what a template or an XCom left in an argument: JSON text, items, amounts, durations, moments."""
+"""Parses rendered arguments, from templates and XComs: JSON text, items, amounts, durations, dates and times."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import EstimateRequest
 from airflow_provider_runa.utils.masking import Masked
 
-#: The default of a guard that was not given. Not ``None``: in a mapped task, ``None`` may be a missing value.
+#: The default of a limit or check that the author did not set. Not ``None``, which in a mapped task may be a missing
+#: value.
 NOTSET: Any = object()
 
 
 def unset_to_none(value: Any) -> Any:
-    """Return the value of a guard, ``None`` if it was not given."""
+    """Return a value, ``None`` in place of :data:`NOTSET`."""
     return None if value is NOTSET else value
 
 
 def read_json(name: str, value: Any) -> Any:
-    """Return what a template stands for: text is JSON, anything else is what it is.
+    """Return a rendered value: text parsed as JSON, any other type unchanged.
 
-    :param name: the parameter, for the error.
+    :param name: name of the parameter, for the error message.
     :param value: the rendered value.
     :raises InvalidOrderError: if it is text that is not JSON.
     """
@@ -43,21 +44,21 @@ def read_json(name: str, value: Any) -> Any:
 def read_items(items: Any) -> Sequence[Mapping[str, Any]]:
     """Return items as a list.
 
-    :param items: a list, or JSON text of one.
+    :param items: a list, or the JSON text of a list.
     :raises InvalidOrderError: if it is neither.
     """
     items = read_json("items", items)
     if not isinstance(items, list | tuple):
-        # Whatever else an XCom holds: an iterator or a set has no order that the next attempt could repeat.
+        # An iterator or a set has no order that the next attempt could repeat.
         raise InvalidOrderError(f"items: must be a list, not {type(items).__name__}")
     return items
 
 
 def read_amount(name: str, value: Any) -> Decimal:
-    """Return an amount.
+    """Return an amount as a ``Decimal``.
 
-    :param name: the parameter, for the error.
-    :param value: a number, or text of one.
+    :param name: name of the parameter, for the error message.
+    :param value: a number, or the text of a number.
     :raises InvalidOrderError: if it is neither, or missing.
     """
     try:
@@ -70,10 +71,10 @@ def read_amount(name: str, value: Any) -> Decimal:
 
 
 def read_estimate(currency: str, items: Any) -> EstimateRequest:
-    """Return the request for an estimate of items; what says who gets them is left out.
+    """Return the request for an estimate of items, without their recipients.
 
     :param currency: currency of the balance that would pay.
-    :param items: a list, or JSON text of one; as for an order.
+    :param items: the items of an order: a list, or the JSON text of a list.
     :raises InvalidOrderError: if they cannot be estimated.
     """
     return EstimateRequest.build(
@@ -88,10 +89,10 @@ def read_estimate(currency: str, items: Any) -> EstimateRequest:
 
 
 def to_seconds(name: str, value: float | timedelta) -> float:
-    """Return a time in seconds.
+    """Return a duration in seconds.
 
-    :param name: the parameter, for the error.
-    :param value: seconds, or a ``timedelta``.
+    :param name: name of the parameter, for the error message.
+    :param value: a number of seconds, or a ``timedelta``.
     :raises ValueError: if it is not above zero.
     """
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
@@ -101,10 +102,10 @@ def to_seconds(name: str, value: float | timedelta) -> float:
 
 
 def parse_datetime(name: str, value: datetime | str | None) -> datetime | None:
-    """Return a moment, aware of its zone.
+    """Return a date or a time as a ``datetime`` with a time zone.
 
-    :param name: the parameter, for the error.
-    :param value: a ``datetime``, or text as ISO 8601 has it; UTC if it names no zone.
+    :param name: name of the parameter, for the error message.
+    :param value: a ``datetime``, or text in ISO 8601; without a zone it is UTC.
     :raises InvalidOrderError: if it is neither.
     """
     if value is None:

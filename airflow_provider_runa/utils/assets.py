@@ -1,4 +1,4 @@
-"""Asset events: what a task paid goes into the ``extra`` of the events it emits. Ids and totals, never recipients.
+"""Asset events: adds ids and totals of a task's orders to the ``extra`` of its events, never recipients.
 
 The author of a DAG names the asset (``outlets=[Asset("runa://orders/winback")]``). Other DAGs can be scheduled on it.
 """
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 def add_asset_event_extra(context: Context, outlets: Iterable[Any], facts: Mapping[str, Any]) -> None:
-    """Put facts into the event of each asset that a task updates.
+    """Add facts to the ``extra`` of the event of each asset that a task updates.
 
     :param context: the task's context.
-    :param outlets: the task's outlets, assets and references to them; aliases are left to the author, who knows which
-        asset they stand for.
-    :param facts: JSON values; keys that the author has set are kept.
+    :param outlets: the task's outlets. Assets and references to assets get the facts; aliases do not, because only the
+        author knows which asset they stand for.
+    :param facts: JSON values. They never replace values that the author has set.
     """
     events: Any = context.get("outlet_events")
     for outlet in outlets:
@@ -33,7 +33,7 @@ def add_asset_event_extra(context: Context, outlets: Iterable[Any], facts: Mappi
             continue
         try:
             extra = events[outlet].extra
-        except Exception as error:  # Airflow is asked what a reference stands for; what was paid is paid all the same
-            log.warning("The event of %s goes without facts: it could not be looked up (%s).", outlet, error)
+        except Exception as error:  # Airflow looks up the asset of a reference; the payment must not fail with it
+            log.warning("The event of %s has no details of the payment: the asset was not found (%s).", outlet, error)
             continue
         extra.update({name: value for name, value in facts.items() if name not in extra})

@@ -1,4 +1,4 @@
-"""Runa's errors as Airflow's exceptions: which errors burn no retries, and the sentence that a task ends with."""
+"""Maps the errors of this provider to Airflow's exceptions, so that errors which no retry can fix are not retried."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ READ_ONLY = "Nobody was paid, because this task only reads"
 
 
 def to_airflow_exception(error: RunaError, *, outcome: str = "Nothing was sent in this attempt") -> Exception:
-    """Return the exception that a task should end with.
+    """Return the exception that a task should raise for an error.
 
-    :param error: what went wrong.
-    :param outcome: what happened to the money. Used for errors that do not say it themselves.
-    :returns: ``AirflowFailException`` if no retry can help, so that none is burnt; otherwise ``error`` itself.
+    :param error: the error.
+    :param outcome: what happened to the money, for errors that do not say it.
+    :returns: ``AirflowFailException`` if no retry can help, so that Airflow does not retry; otherwise ``error``.
     """
     if isinstance(error, PlacementError):
         return error if error.retryable else AirflowFailException(str(error))

@@ -1,7 +1,7 @@
-"""Masking: recipients in rendered fields and XComs are never stored or logged in clear.
+"""Masks recipients, so that rendered fields, XComs and logs do not show them.
 
-Airflow stores rendered fields, and only some releases mask registered secrets in them: Airflow 3.0 does not. So the
-stored text itself does not name recipients.
+Airflow stores rendered fields, and not every release masks registered secrets in them: Airflow 3.0 does not. So the
+stored text must not contain recipients in the first place.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 from airflow_provider_runa._compat import mask_secret
 
-# In JSON text, too, where an address may hold escapes.
+# Also in JSON text, where an address may contain escapes.
 _EMAIL = re.compile(r"[^\s\"'<>,;:/=|{}\[\]()@]+@[\w\\-]+(?:\.[\w\\-]+)+")
 
 _NAMES_RECIPIENTS = ("email_address", "recipient_reference")
 
 
 class Masked:
-    """A rendered field that names recipients. As text, which is what Airflow stores, it does not show them.
+    """A rendered field whose text, which is what Airflow stores, does not show recipients.
 
-    :param value: the field.
-    :param shown: what to show instead. Default: the field as JSON, without those who are paid.
+    :param value: the value of the field.
+    :param shown: the text to show. Default: the value as JSON, with recipients replaced by ``***``.
     """
 
     def __init__(self, value: Any, shown: str | None = None) -> None:
@@ -42,26 +42,26 @@ class Masked:
 
 
 class MaskRecipientsMixin:
-    """For operators and sensors whose fields may name recipients: has them masked before Airflow stores them."""
+    """Masks the recipients in the fields of an operator or a sensor before Airflow stores the fields."""
 
     template_fields: Sequence[str]
     items: Any
 
     def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
-        # Airflow's own place to look at rendered fields, for mapped tasks too.
-        super()._do_render_template_fields(parent, *args, **kwargs)  # type: ignore[misc] # of Airflow's class
+        # Airflow calls this after rendering, also for mapped tasks.
+        super()._do_render_template_fields(parent, *args, **kwargs)  # type: ignore[misc] # Airflow's base class has it
         items = getattr(self, "items", None)
         if isinstance(items, Sequence) and not isinstance(items, str):
-            items = list(items)  # the XComs of mapped tasks come as a sequence that fetches one by one
+            items = list(items)  # the XComs of mapped tasks are a lazy sequence, which fetches one by one
         mask_recipients([items, *(getattr(self, name) for name in self.template_fields)])
         if items is not None:
             self.items = Masked(items)
 
 
 def mask_recipients(fields: Iterable[Any]) -> None:
-    """Have Airflow mask everything in rendered fields that names a recipient, in logs and wherever it stores them.
+    """Register the recipients in rendered fields as secrets, which Airflow masks in logs and stored fields.
 
-    :param fields: the fields; text may be JSON.
+    :param fields: the fields. Text is also read as JSON.
     """
     fields = list(fields)
     for field in [field for field in fields if isinstance(field, str)]:
@@ -72,7 +72,7 @@ def mask_recipients(fields: Iterable[Any]) -> None:
 
 
 def _masked(value: Any) -> Any:
-    """Return a value without the recipients in it."""
+    """Return a copy of a value with its recipients replaced by ``***``."""
     if isinstance(value, str):
         return _EMAIL.sub("***", value)
     if isinstance(value, Mapping):

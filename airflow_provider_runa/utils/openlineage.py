@@ -1,4 +1,4 @@
-"""OpenLineage: what a task paid as its output dataset. Ids and totals, never recipients."""
+"""OpenLineage: describes what a task paid as an output dataset, with ids and totals and without recipients."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ def build_lineage(
     counts: Mapping[str, int],
     amounts: Mapping[str, str],
 ) -> Any:
-    """Return OpenLineage's account of a task: what it paid as its output dataset. ``None`` without that provider.
+    """Return the lineage of a task, with what it paid as its output dataset.
 
-    :param base_url: base URL of the API; its host makes the namespace ``runa://host``.
-    :param name: name of the dataset.
+    :param base_url: base URL of the API. Its host is in the namespace, ``runa://host``.
+    :param name: name of the dataset: the order id or the campaign.
     :param status: status of the order; ``None`` for a campaign.
-    :param currency: of the amounts.
-    :param paid: payouts that were ordered; ``None`` if that is not known.
-    :param counts: what is counted -> number.
-    :param amounts: what is summed up -> decimal string.
+    :param currency: currency of the amounts.
+    :param paid: number of payouts that were ordered; ``None`` if it is unknown.
+    :param counts: name -> number, such as the rows of each state.
+    :param amounts: name -> sum as a decimal string.
+    :returns: the lineage, or ``None`` if the OpenLineage provider is not installed.
     """
     try:
         from airflow.providers.common.compat.openlineage.facet import (

@@ -1,25 +1,25 @@
-"""Facets of OpenLineage's that are this provider's own. Only importable with OpenLineage's provider installed."""
+"""The OpenLineage facet of this provider. The module can be imported only if the OpenLineage provider is installed."""
 
 from __future__ import annotations
 
-import airflow.providers.openlineage  # noqa: F401 - without it, what common.compat has instead of facets is no class
+import airflow.providers.openlineage  # noqa: F401 - without it, common.compat's facets are no classes
 import attr
 from airflow.providers.common.compat.openlineage.facet import DatasetFacet
 
 from airflow_provider_runa import __version__
 
-#: Who says it: this release.
+#: The producer of the facets: this release.
 PRODUCER = f"urn:airflow-provider-runa:{__version__}"
 
 
 @attr.define
 class RunaTotalsDatasetFacet(DatasetFacet):
-    """What an order or a campaign amounts to; see "Lineage" in docs/authoring.md.
+    """The totals of an order or a campaign; see "Lineage" in :doc:`/authoring`.
 
     :param status: status of the order; ``None`` for a campaign.
-    :param currency: of the amounts.
-    :param counts: what is counted -> number; of a campaign, state -> rows.
-    :param amounts: what is summed up -> decimal string; of a campaign, state -> sum.
+    :param currency: currency of the amounts.
+    :param counts: name -> number; for a campaign, state -> rows.
+    :param amounts: name -> decimal string; for a campaign, state -> sum.
     """
 
     status: str | None = attr.field(default=None)

@@ -1,7 +1,7 @@
-"""Payout links, handed over to a file: for whoever sends them to recipients by their own means.
+"""Writes the payout links of an order to a file, for DAG authors who send them to the recipients themselves.
 
-A payout link is cash: whoever reads the file can spend it. So it goes where the author of the DAG says and nowhere
-else: a local file is its owner's alone, and it appears whole or not at all.
+A payout link is cash: anyone who can read the file can spend it. So links go only where the author of the DAG says. A
+local file can be read only by its owner, and it is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from airflow_provider_runa.api.models import LinkDistribution, NewOrder, Order
 from airflow_provider_runa.placement.errors import LinksNotWrittenError, PaymentChangedError
 from airflow_provider_runa.placement.payment import counterparts, differences
 
-#: What a line of the file tells, in this order.
+#: The fields of a line of the file, in this order.
 COLUMNS = ("order_id", "item", "item_id", "face_value", "currency", "url", "expiry_date")
 
 
 def check_links_target(links_to: Any, order: NewOrder) -> None:
-    """Check before anything is sent that the links of an order will have a place.
+    """Check, before an order is sent, that its links can be written.
 
     :param links_to: the file; see ``RunaCreateOrderOperator``.
     :param order: the order.
-    :raises InvalidOrderError: if they will not.
+    :raises InvalidOrderError: if the file cannot be written, or if the order has no links.
     """
     if not isinstance(links_to, str) or not links_to.endswith((".jsonl", ".csv")):
         raise InvalidOrderError("links_to: must be a file whose name ends in .jsonl or .csv")
@@ -42,20 +42,21 @@ def check_links_target(links_to: Any, order: NewOrder) -> None:
     if path is None:
         try:
             _ = ObjectStoragePath(links_to).fs
-        except Exception as error:  # of whichever store
+        except Exception as error:  # each store has its own exceptions
             raise InvalidOrderError(f"links_to: the store cannot be used: {redact(str(error))}") from None
     elif not path.is_absolute() or not os.access(path.parent, os.W_OK | os.X_OK):
         raise InvalidOrderError("links_to: must be an absolute path in a folder that this worker can write to")
 
 
 def write_payout_links(links_to: str, wanted: NewOrder, placed: Order) -> int:
-    """Write the links of an order; the file is replaced if it is there. Return their number.
+    """Write the links of an order to a file, and replace the file if it exists.
 
     :param links_to: the file.
     :param wanted: the order that was sent.
-    :param placed: the order, COMPLETED.
-    :raises PaymentChangedError: if the wanted order is not the one that was placed.
-    :raises LinksNotWrittenError: if they could not be written.
+    :param placed: the same order as Runa returns it, COMPLETED.
+    :returns: the number of links.
+    :raises PaymentChangedError: if the two orders do not pay the same.
+    :raises LinksNotWrittenError: if the links could not be written.
     """
     if changed := differences(wanted, placed):
         raise PaymentChangedError(order_id=placed.id, fields="; ".join(changed))
@@ -67,7 +68,7 @@ def write_payout_links(links_to: str, wanted: NewOrder, placed: Order) -> int:
             ObjectStoragePath(links_to).write_bytes(content)
         else:
             _write_private(path, content)
-    except Exception as error:  # of whichever store; what it says may hold what was written
+    except Exception as error:  # each store has its own exceptions, and their text may contain the links
         reason = f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else type(error).__name__
         raise LinksNotWrittenError(order_id=placed.id, reason=reason) from None
     return len(lines)
@@ -77,7 +78,7 @@ def _lines(wanted: NewOrder, placed: Order) -> list[dict[str, Any]]:
     lines = []
     for index, item in sorted(counterparts(wanted, placed).items()):
         if not isinstance(wanted.items[index].distribution_method, LinkDistribution):
-            continue  # Runa sends it
+            continue  # Runa sends this one to the recipient
         if item.payout is None or item.payout.url is None:
             raise LinksNotWrittenError(order_id=placed.id, reason=f"Runa shows no link for item {index}")
         expiry = item.payout.expiry_date
@@ -107,7 +108,7 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _local(links_to: str) -> Path | None:
-    """Return the path of a file of this machine; ``None`` for any other."""
+    """Return the path of a file on this machine, ``None`` for a file in an object store."""
     url = urlsplit(links_to)
     if url.scheme == "file":
         return Path(unquote(url.path))
@@ -115,8 +116,8 @@ def _local(links_to: str) -> Path | None:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, at once: never half of it, never with other permissions."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with 0600
+    """Write a file that only its owner can read, atomically: never a part of it, never with other permissions."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # created with mode 0600
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

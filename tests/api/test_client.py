@@ -1,4 +1,4 @@
-"""Both clients over real sockets: against the sandbox, and against a server that answers odd things."""
+"""Both clients over real sockets, against the sandbox and against a server that gives unusual answers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def an_order(count: int = 1, **changes: Any) -> NewOrder:
 
 
 class Blocking:
-    """An ``AsyncRunaClient`` with the manners of a ``RunaClient``, so that one test can ask both."""
+    """An ``AsyncRunaClient`` with the synchronous methods of a ``RunaClient``, so that one test covers both."""
 
     def __init__(self, api_key: str, *, sleep: Callable[[float], object], **settings: Any) -> None:
         async def pause(seconds: float) -> None:
@@ -88,7 +88,7 @@ async def _all(rows: AsyncIterator[Any]) -> list[Any]:
 
 
 class Clients:
-    """Makes clients of one kind, and remembers how long they waited between attempts (without waiting)."""
+    """Creates clients of one kind, and records how long they waited between attempts (without waiting)."""
 
     def __init__(self, kind: type) -> None:
         self._kind = kind
@@ -129,7 +129,7 @@ def test_the_twins_have_the_same_methods_and_parameters() -> None:
 
 
 class OneConnection(RunningSandbox):
-    """A sandbox whose controls share a connection: they are asked hundreds of times here."""
+    """A sandbox whose control client keeps one connection, because it is called hundreds of times here."""
 
     controls: httpx.Client
 
@@ -234,7 +234,7 @@ def test_lists_are_read_to_the_last_page(
     assert len(codes) == len(set(codes)) == 11
 
 
-def test_a_page_that_is_lost_is_asked_for_again(
+def test_a_lost_page_is_requested_again(
     runa_client: Any, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "PAGE_SIZE", 2)
@@ -254,7 +254,7 @@ def test_an_empty_list_is_empty(runa_client: Any) -> None:
         ({"api_version": "2023-01-01"}, RunaVersionRemovedError),
     ],
 )
-def test_what_is_refused_at_the_door_is_refused_once(
+def test_a_request_rejected_before_processing_is_sent_once(
     clients: Clients, sandbox: RunningSandbox, settings: dict[str, str], expected: type[RunaError]
 ) -> None:
     client = clients(sandbox.url, **({"api_key": sandbox.api_key} | settings))
@@ -270,7 +270,7 @@ def test_what_is_refused_at_the_door_is_refused_once(
 
 # -- asking again -----------------------------------------------------------------------------------------------------
 
-# What leaves the outcome unknown, and the error that tells it.
+# Answers that leave the outcome unknown, and the error for each.
 UNKNOWN: dict[str, tuple[dict[str, Any], type[RunaError]]] = {
     "dropped before": ({"kind": "drop_before"}, RunaConnectionError),
     "dropped after": ({"kind": "drop_after"}, RunaConnectionError),
@@ -341,7 +341,7 @@ def test_a_500_that_is_replayed_stays_unknown(runa_client: Any, sandbox: Running
         (422, "validation_error", RunaValidationError),
     ],
 )
-def test_a_final_refusal_is_not_repeated(
+def test_a_final_rejection_is_not_retried(
     clients: Clients, runa_client: Any, sandbox: RunningSandbox, status: int, kind: str, expected: type[RunaError]
 ) -> None:
     sandbox.faults({"kind": "status", "status": status, "type": kind})
@@ -352,7 +352,7 @@ def test_a_final_refusal_is_not_repeated(
     assert clients.pauses == []
 
 
-def test_refusals_of_the_sandbox_have_their_own_errors(runa_client: Any, sandbox: RunningSandbox) -> None:
+def test_each_rejection_of_the_sandbox_has_its_error(runa_client: Any, sandbox: RunningSandbox) -> None:
     with pytest.raises(RunaCurrencyMismatchError):
         runa_client.create_order(an_order(currency="GBP"), idempotency_key="key-1")
     sandbox.balance("USD", "10.49")
@@ -378,7 +378,7 @@ READS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize(("path", "read"), READS.values(), ids=READS)
-def test_reads_are_asked_again(
+def test_reads_are_retried(
     clients: Clients, runa_client: Any, sandbox: RunningSandbox, path: str, read: Callable[[Any], Any]
 ) -> None:
     runa_client.create_order(an_order(), idempotency_key="key-1")
@@ -394,7 +394,7 @@ def test_reads_are_asked_again(
     assert clients.pauses[1] >= 5.0
 
 
-def test_an_estimate_is_asked_again(clients: Clients, runa_client: Any, sandbox: RunningSandbox) -> None:
+def test_an_estimate_is_retried(clients: Clients, runa_client: Any, sandbox: RunningSandbox) -> None:
     sandbox.faults({"kind": "drop_before", "path": "/order/estimate", "count": 2})
     item = {"face_value": 10, "products": {"type": "SINGLE", "value": "AMZ-US"}}
     assert runa_client.estimate_order(EstimateRequest.build(currency="USD", items=[item])).total_price == 10
@@ -408,7 +408,7 @@ def test_reads_are_given_up_after_the_last_attempt(runa_client: Any, sandbox: Ru
     assert sandbox.stats()["requests"] == {"GET /balance": ATTEMPTS}
 
 
-def test_order_requests_keep_to_the_pace(clients: Clients, sandbox: RunningSandbox) -> None:
+def test_order_requests_keep_to_the_rate_limit(clients: Clients, sandbox: RunningSandbox) -> None:
     """Failed requests count, the 60 seconds slide, and reads are free."""
     now = [1000.0]
     sent = []
@@ -511,12 +511,12 @@ def test_filters_and_cursors_are_sent(clients: Clients) -> None:
     assert second == [*first, ("after", "A+/1&=")]
 
 
-def test_a_cursor_that_stands_still_is_no_end(clients: Clients) -> None:
-    """Rows that are not seen must not count as absent."""
+def test_a_cursor_that_does_not_advance_is_an_error(clients: Clients) -> None:
+    """Rows that were not read must not count as absent."""
     page = {"items": [{"id": "O-1", "status": "PROCESSING"}], "pagination": {"cursors": {"after": "A-1"}}}
     answer = http("200 OK", json.dumps(page).encode())
     with start_raw(answer, answer, http("404 Not Found")) as server:
-        with pytest.raises(RunaConnectionError, match="stands still"):
+        with pytest.raises(RunaConnectionError, match="did not advance"):
             list(clients(server.url).list_orders())
         assert len(server.requests) == 2
 
@@ -534,9 +534,9 @@ def test_a_redirect_is_not_followed(clients: Clients) -> None:
         moved = http("307 Temporary Redirect", b"", f"Location: {elsewhere.url}/order")
         with start_raw(moved) as server:
             client = clients(server.url)
-            with pytest.raises(RunaApiError, match="307: a redirect, which is not followed"):
+            with pytest.raises(RunaApiError, match="307: redirects are not followed"):
                 client.create_order(an_order(), idempotency_key="key-1")
-            with pytest.raises(RunaApiError, match="307: a redirect, which is not followed"):
+            with pytest.raises(RunaApiError, match="307: redirects are not followed"):
                 client.ping()
     assert elsewhere.requests == []
 
@@ -618,7 +618,7 @@ def local_variables(error: BaseException) -> str:
     return "\n".join(str(frame.locals) for frame in frames if frame.filename != __file__)
 
 
-def assert_tells_no_secret(error: BaseException) -> None:
+def assert_shows_no_secret(error: BaseException) -> None:
     printed = "".join(traceback.format_exception(error)) + repr(error) + local_variables(error)
     assert not [part for part in PLANTED if part in printed]
     # httpx's errors hold the request, and with it the key and the recipients.
@@ -627,7 +627,7 @@ def assert_tells_no_secret(error: BaseException) -> None:
 
 @pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
 def test_an_odd_answer_leaves_an_order_unknown(clients: Clients, answer: Raw | bytes) -> None:
-    """Neither a success nor a final rejection, and nothing secret in what is printed."""
+    """It is neither a success nor a final rejection, and the traceback shows no secret."""
     silent = isinstance(answer, Raw) and answer.then == "hang"
     with start_raw(answer) as server:
         client = clients(server.url, timeout=0.2 if silent else 5.0)
@@ -636,17 +636,17 @@ def test_an_odd_answer_leaves_an_order_unknown(clients: Clients, answer: Raw | b
             client.create_order(an_order(), idempotency_key="key-1", retry=False)
         assert time.monotonic() - began < 2, "the timeout is not kept"
     assert is_outcome_unknown(caught.value)
-    assert_tells_no_secret(caught.value)
+    assert_shows_no_secret(caught.value)
     assert len(server.requests) <= 1
 
 
-def test_nobody_listens(clients: Clients) -> None:
+def test_a_refused_connection_leaves_an_order_unknown(clients: Clients) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v2"
     with pytest.raises(RunaConnectionError, match="POST /order: no usable answer") as caught:
         clients(url).create_order(an_order(), idempotency_key="key-1")
     assert is_outcome_unknown(caught.value)
-    assert_tells_no_secret(caught.value)
+    assert_shows_no_secret(caught.value)
     assert len(clients.pauses) == ATTEMPTS - 1
 
 
@@ -659,14 +659,14 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_key(clients: Clients,
     assert server.bodies()[0] == an_order().body()
 
 
-def test_a_connection_that_cannot_be_made_says_why(clients: Clients) -> None:
+def test_a_connection_error_contains_its_cause(clients: Clients) -> None:
     with pytest.raises(RunaConnectionError, match=r"GET /ping: no usable answer \(ConnectError: .+\)") as caught:
         clients("http://127.0.0.1:9/v2").ping(retry=False)
     assert clients.pauses == []
-    assert_tells_no_secret(caught.value)
+    assert_shows_no_secret(caught.value)
 
 
-def test_this_machine_is_not_reached_by_way_of_a_proxy(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_this_machine_use_no_proxy(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("NO_PROXY", "no_proxy"):
@@ -683,14 +683,14 @@ def test_a_102_before_the_answer_is_waited_out(clients: Clients) -> None:
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "403 Forbidden", "422 Unprocessable"])
-def test_a_rejection_that_echoes_the_request_tells_no_secret(clients: Clients, status: str) -> None:
+def test_a_rejection_that_echoes_the_request_shows_no_secret(clients: Clients, status: str) -> None:
     text = f"{API_KEY} {EMAIL} {LINK}"
     finding = {"type": text, "message": text, "location": ["items", text]}
     body = json.dumps({"type": "bad_request", "message": text, "help": text, "details": [finding]}).encode()
     with start_raw(http(status, body, _JSON)) as server, pytest.raises(RunaApiError) as caught:
         clients(server.url).create_order(an_order(), idempotency_key="key-1")
     assert not is_outcome_unknown(caught.value)
-    assert_tells_no_secret(caught.value)
+    assert_shows_no_secret(caught.value)
     assert not [part for part in PLANTED if part in repr(vars(caught.value))]
 
 
@@ -700,7 +700,7 @@ def test_an_odd_answer_to_a_read_is_no_answer(clients: Clients, name: str) -> No
         client = clients(server.url, timeout=0.1)
         with pytest.raises(RunaConnectionError, match="GET /order/O-1: ") as caught:
             client.get_order("O-1")
-    assert_tells_no_secret(caught.value)
+    assert_shows_no_secret(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The tree of errors: by status and type, whatever else the body says, and never with a secret."""
+"""The tree of errors: chosen by status and type only, and never with a secret."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_429_has_a_body_of_its_own() -> None:
         {"type": "Forbidden", "message": "Blocked."},
     ],
 )
-def test_what_somebody_in_between_says_is_not_runas(body: Any) -> None:
+def test_an_answer_of_a_gateway_is_not_read_as_runas(body: Any) -> None:
     assert parse_error(403, body).type is None
     assert parse_error(408, body | {"status": 408}).type is None
 
@@ -126,7 +126,7 @@ def test_without_a_body_of_runas_the_status_decides(status: int, body: Any, expe
     assert (error.type, error.message, error.details, str(error)) == (None, "", (), str(status))
 
 
-def test_a_validation_error_says_where() -> None:
+def test_a_validation_error_has_the_location() -> None:
     details = [{"type": "number.ge", "message": f"finding {n}", "location": ["items", str(n), "x"]} for n in range(7)]
     error = parse_error(422, {"type": "validation_error", "message": "Wrong.", "details": [*details, "odd"]})
     assert type(error) is RunaValidationError

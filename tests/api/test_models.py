@@ -1,4 +1,4 @@
-"""What may be ordered, how money goes in and comes out, and what never shows."""
+"""Validation of orders, exact amounts in requests and answers, and values that are never shown."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def multiple(*values: str) -> dict[str, Any]:
     return item(products={"type": "MULTIPLE", "values": values})
 
 
-# Each refusal: what is ordered, and the place and reason that the error must name.
+# Invalid orders, with the place and the reason that the error must name.
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "no items": ({"items": []}, "items: ", "at least 1, has 0"),
     "201 items": ({"items": [item()] * 201}, "items: ", "at most 200 entries, has 201"),
@@ -190,7 +190,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize(("changes", "place", "reason"), REFUSED.values(), ids=REFUSED)
-def test_a_wrong_order_is_refused_by_field_and_item(changes: dict[str, Any], place: str, reason: str) -> None:
+def test_an_invalid_order_is_rejected_with_field_and_item(changes: dict[str, Any], place: str, reason: str) -> None:
     with pytest.raises(InvalidOrderError) as caught:
         build(**changes)
     text = str(caught.value)
@@ -242,7 +242,7 @@ def test_sync_takes_exactly_one_item(count: int) -> None:
     check_execution_mode(build(item()), "sync")
 
 
-def test_an_unknown_execution_mode_is_refused() -> None:
+def test_an_unknown_execution_mode_is_rejected() -> None:
     with pytest.raises(InvalidOrderError, match="execution_mode: must be one of async, sync"):
         check_execution_mode(build(), "SYNC")
 
@@ -273,7 +273,7 @@ def test_a_payout_link_has_no_recipient() -> None:
 
 
 @pytest.mark.parametrize("model", [EmailDistribution, RecipientDistribution])
-def test_models_built_without_build_do_not_show_what_they_refuse(model: type) -> None:
+def test_models_built_without_build_do_not_show_rejected_values(model: type) -> None:
     with pytest.raises(ValidationError) as caught:
         model(email_address="ada lovelace", recipient_reference="ada lovelace")
     assert "lovelace" not in str(caught.value)
@@ -412,7 +412,7 @@ def grown(value: Any) -> Any:
     return [grown(inner) for inner in value] if isinstance(value, list) else value
 
 
-def test_money_comes_out_as_it_was_told() -> None:
+def test_money_in_an_answer_is_exact() -> None:
     order = Order.model_validate(COMPLETED)
     assert order.items is not None
     assert order.transaction_detail is not None
@@ -436,7 +436,7 @@ def test_an_order_survives_fields_and_values_that_are_new() -> None:
     assert "new_field" not in order.model_dump()
 
 
-def test_an_order_that_is_processing_tells_little() -> None:
+def test_an_order_that_is_processing_has_few_fields() -> None:
     order = Order.model_validate({"id": "O-1", "status": "PROCESSING", "message": "wait"})
     assert order.status == OrderStatus.PROCESSING
     assert order.items is None
@@ -484,7 +484,7 @@ def test_recipients_show_in_no_text_of_an_answer() -> None:
         assert "lovelace" not in text
 
 
-def test_an_answer_that_is_refused_does_not_show_its_values() -> None:
+def test_an_invalid_answer_does_not_show_its_values() -> None:
     answer = {**COMPLETED, "items": [{**COMPLETED["items"][0], "face_value": LINK}]}
     with pytest.raises(ValidationError) as caught:
         Order.model_validate(answer)

@@ -1,4 +1,4 @@
-"""What a connection may say, and what is refused before anything is sent."""
+"""The settings of a connection, and the ones that are rejected before anything is sent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def settings(password: str | None = PLAYGROUND_KEY, host: str | None = None, **v
         ("xxpublic.secret", "playground", PLAYGROUND),
     ],
 )
-def test_the_key_tells_the_environment(key: str, environment: str, base_url: str) -> None:
+def test_the_key_determines_the_environment(key: str, environment: str, base_url: str) -> None:
     found = settings(key)
     assert (found.environment, found.base_url) == (environment, base_url)
 
@@ -81,25 +81,28 @@ def test_extras_have_defaults_and_are_read() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"password": None}, "has no API key"),
-        ({"password": "   "}, "has no API key"),
+        ({"password": None}, "the API key is missing"),
+        ({"password": "   "}, "the API key is missing"),
         ({"password": "zzpublic.secret-5542"}, "neither with wg"),
-        ({"password": "XXpublic….secret-5542"}, "holds characters that no key has"),
-        ({"password": "XXpublic.\nsecret-5542"}, "holds characters that no key has"),
+        ({"password": "XXpublic….secret-5542"}, "contains characters that are not allowed in a key"),
+        ({"password": "XXpublic.\nsecret-5542"}, "contains characters that are not allowed in a key"),
         (
             {"password": PRODUCTION_KEY, "host": "playground.runa.io"},
-            "is one of production, but the host is playground",
+            "belongs to production, but the host is playground",
         ),
-        ({"password": PLAYGROUND_KEY, "host": "https://api.runa.io/v2"}, "is one of playground, but the host is api"),
-        ({"host": "http://api.example.com/v2"}, "plain http is allowed to this machine only"),
-        ({"host": "http://10.0.0.7/v2"}, "plain http is allowed to this machine only"),
-        ({"host": "http://localhost.example.com"}, "plain http is allowed to this machine only"),
+        ({"password": PLAYGROUND_KEY, "host": "https://api.runa.io/v2"}, "belongs to playground, but the host is api"),
+        ({"host": "http://api.example.com/v2"}, "http is allowed for this machine only"),
+        ({"host": "http://10.0.0.7/v2"}, "http is allowed for this machine only"),
+        ({"host": "http://localhost.example.com"}, "http is allowed for this machine only"),
         ({"host": "ftp://playground.runa.io"}, "must be a base URL"),
         ({"host": "https://user@playground.runa.io"}, "must be a base URL"),
         ({"host": "https://:password@playground.runa.io"}, "must be a base URL"),
-        ({"host": "https://playground.runa.io/v3"}, "the base URL at playground.runa.io is https://.*/v2, not"),
-        ({"host": "https://playground.runa.io:8443/v2"}, "the base URL at playground.runa.io is https://.*/v2, not"),
-        ({"password": PLAYGROUND_KEY, "host": "https://api.runa.io.:443"}, "is one of playground, but the host is api"),
+        ({"host": "https://playground.runa.io/v3"}, "the base URL of playground.runa.io is https://.*/v2, not"),
+        ({"host": "https://playground.runa.io:8443/v2"}, "the base URL of playground.runa.io is https://.*/v2, not"),
+        (
+            {"password": PLAYGROUND_KEY, "host": "https://api.runa.io.:443"},
+            "belongs to playground, but the host is api",
+        ),
         ({"extra": "no json"}, "is not a JSON object"),
         ({"extra": "[1]"}, "is not a JSON object"),
         ({"extra": {"api_version": "latest"}}, "api_version must be a date such as 2024-02-05"),
@@ -108,7 +111,7 @@ def test_extras_have_defaults_and_are_read() -> None:
         ({"extra": {"orders_per_minute": 0}}, "orders_per_minute must be a positive number"),
     ],
 )
-def test_what_cannot_be_right_is_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_rejected(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RunaConfigurationError, match=message) as caught:
         settings(**values)
     assert "'money'" in str(caught.value)

@@ -1,4 +1,4 @@
-"""read_statuses: what it returns, and what it costs; over sockets, and against accounts made up by Hypothesis."""
+"""read_statuses: its results and its number of requests, over sockets and against accounts from Hypothesis."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def crowd() -> Iterator[tuple[RunningSandbox, list[str]]]:
 
 
 def read(runa: RunningSandbox, ids: list[str]) -> tuple[dict[str, str], dict[str, int]]:
-    """Return the statuses and what was asked for."""
+    """Return the statuses and the requests."""
 
     async def ask() -> dict[str, str]:
         async with client_of(runa) as client:
@@ -56,7 +56,7 @@ def test_a_thousand_orders_are_two_pages(crowd: tuple[RunningSandbox, list[str]]
     assert read(runa, ids) == (dict.fromkeys(ids, "PROCESSING"), {"pages": 2, "orders": 0})
 
 
-def test_a_few_orders_are_asked_for_by_their_id(crowd: tuple[RunningSandbox, list[str]]) -> None:
+def test_a_few_orders_are_fetched_by_their_id(crowd: tuple[RunningSandbox, list[str]]) -> None:
     runa, ids = crowd
     few = ids[: ORDERS_PER_PAGE - 1]
     assert read(runa, few) == (dict.fromkeys(few, "PROCESSING"), {"pages": 0, "orders": len(few)})
@@ -67,8 +67,8 @@ def test_the_list_is_left_once_every_order_was_seen(crowd: tuple[RunningSandbox,
     assert read(runa, ids[-50:])[1] == {"pages": 1, "orders": 0}
 
 
-def test_old_orders_are_asked_for_by_their_id(crowd: tuple[RunningSandbox, list[str]]) -> None:
-    """Ten orders are worth one page, and on that the oldest are not."""
+def test_old_orders_are_fetched_by_their_id(crowd: tuple[RunningSandbox, list[str]]) -> None:
+    """Ten orders are worth one page, and the oldest are not on it."""
     runa, ids = crowd
     oldest = ids[:10]
     assert read(runa, oldest) == (dict.fromkeys(oldest, "PROCESSING"), {"pages": 1, "orders": 10})
@@ -99,7 +99,7 @@ def test_a_worker_reads_a_campaign_without_an_event_loop(
     hook.close()
 
 
-def test_settled_orders_are_read_from_the_list_too() -> None:
+def test_final_orders_are_read_from_the_list_too() -> None:
     with start_patient_sandbox() as runa:
         runa.faults({"kind": "fail_order", "count": 3})
         ids = place_many(runa, 20)
@@ -181,7 +181,7 @@ def test_an_order_is_read_once_however_often_it_is_named() -> None:
 
 
 def test_a_broken_list_is_done_without() -> None:
-    account = Account(names(20), broken={"list": RunaConnectionError("the answer is not what was expected")})
+    account = Account(names(20), broken={"list": RunaConnectionError("the answer has an unexpected form")})
     assert ask(account, names(20)) == dict.fromkeys(names(20), "COMPLETED")
 
 

@@ -37,7 +37,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def environment(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> RunningSandbox:
-    """The sandbox by the environment's variables, and no connection of Airflow's to it."""
+    """The sandbox in the environment's variables, without an Airflow connection to it."""
     monkeypatch.setenv("RUNA_API_KEY", runa.api_key)
     monkeypatch.setenv("RUNA_BASE_URL", runa.url)
     monkeypatch.delenv("AIRFLOW_CONN_RUNA_DEFAULT")
@@ -77,7 +77,7 @@ def lines(text: str) -> list[list[str]]:
 
 
 def main(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> int:
-    """Run the command, after dropping what was said so far: Airflow before 3.1 logs the requests of the tests, too."""
+    """Run the command, after dropping earlier output: Airflow before 3.1 logs the requests of the tests, too."""
     capsys.readouterr()
     return status.main(arguments)
 
@@ -104,7 +104,7 @@ def test_an_order_is_shown_with_counts_of_its_payouts(
         assert secret not in said.out + said.err
 
 
-def test_each_payout_of_an_order_is_shown_if_asked_for(
+def test_each_payout_of_an_order_is_shown_with_rows(
     environment: RunningSandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(capsys, ["order", place(environment, 2), "--rows"]) == 0
@@ -127,12 +127,12 @@ def test_an_order_that_failed_is_not(environment: RunningSandbox, capsys: pytest
     assert ["status", "FAILED"] in lines(capsys.readouterr().out)
 
 
-def test_an_order_that_is_not_there(environment: RunningSandbox, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_order_is_reported(environment: RunningSandbox, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(capsys, ["order", "O-NOWHERE"]) == 1
-    assert capsys.readouterr() == ("", "This account has no order O-NOWHERE.\n")
+    assert capsys.readouterr() == ("", "This Runa account does not have order O-NOWHERE.\n")
 
 
-def test_a_description_hides_addresses_and_steers_no_terminal(
+def test_a_description_hides_addresses_and_control_characters(
     environment: RunningSandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(capsys, ["order", place(environment, description=f"for {ADDRESS} \x1b[31mred")]) == 0
@@ -180,7 +180,7 @@ def test_a_campaign_with_rows_that_failed_is_not_fine(
 
 
 @pytest.mark.parametrize("kind", ["connection", "url"])
-def test_a_campaign_that_is_not_there(
+def test_an_unknown_campaign_is_reported(
     runa: RunningSandbox, ledger: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pay(runa)
@@ -192,13 +192,13 @@ def test_a_campaign_that_is_not_there(
 
 
 @pytest.mark.parametrize("kind", ["connection", "url"])
-def test_a_ledger_that_is_not_there_is_not_made(
+def test_a_missing_ledger_is_not_created(
     runa: RunningSandbox, ledger: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status.main(["campaign", CAMPAIGN, "--ledger", "ledger" if kind == "connection" else ledger]) == 1
     said = capsys.readouterr()
-    told = f"ledger: there is none in {tmp_path}/ledger.db; the first campaign that is paid makes it"
-    assert (said.out, said.err) == ("", f"Could not look: {told}\n")
+    message = f"ledger: there is none in {tmp_path}/ledger.db; the first campaign that is paid makes it"
+    assert (said.out, said.err) == ("", f"The command failed: {message}\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -280,7 +280,7 @@ def test_a_pipe_gets_whole_lines_and_only_the_answer(runa: RunningSandbox, ledge
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["balance", "--runa", "nowhere"], "nowhere"),
         (["campaign", "x", "--ledger", "nowhere"], "nowhere"),
@@ -290,8 +290,8 @@ def test_a_pipe_gets_whole_lines_and_only_the_answer(runa: RunningSandbox, ledge
         (["balance", "XXX"], "403 forbidden"),
     ],
 )
-def test_what_goes_wrong_is_one_line(
-    runa: RunningSandbox, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_an_error_is_one_line(
+    runa: RunningSandbox, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "XXX" in arguments:
         runa.faults({"kind": "status", "status": 403, "method": "GET", "path": "/balance"})
@@ -299,27 +299,27 @@ def test_what_goes_wrong_is_one_line(
     said = capsys.readouterr()
     assert said.out == ""
     *before, line = said.err.splitlines()
-    assert not before or told == "nowhere"  # Airflow 2 has logged that its own database has no tables here
-    assert line.startswith("Could not look: ")
-    assert told in line
+    assert not before or message == "nowhere"  # Airflow 2 has logged that its own database has no tables here
+    assert line.startswith("The command failed: ")
+    assert message in line
     assert "secret" not in line
 
 
-def test_a_key_that_no_environment_has_is_told_without_it(
+def test_an_unknown_key_is_an_error_that_does_not_show_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RUNA_API_KEY", "zzpublic.hidden")
     monkeypatch.delenv("RUNA_BASE_URL", raising=False)
     assert main(capsys, ["balance"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("Could not look: RUNA_API_KEY: the API key starts neither")
+    assert said.startswith("The command failed: RUNA_API_KEY: the API key starts neither")
     assert "hidden" not in said
 
 
 @pytest.mark.parametrize(
     "arguments", [[], ["order"], ["campaign", "spring"], ["campaign", "x", "--ledger", "l", "--rows", "gone"], ["what"]]
 )
-def test_a_wrong_command_line_is_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_command_line_is_an_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(capsys, arguments)
     assert exit_.value.code == 2

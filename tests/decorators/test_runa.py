@@ -88,26 +88,26 @@ def test_a_function_may_return_arguments_of_the_operator(runa: RunningSandbox) -
 
 
 @pytest.mark.parametrize(
-    ("returned", "told"),
+    ("returned", "message"),
     [
         (None, "items: must be a list, not NoneType"),
         ([], "items: "),
         ((item() for _ in range(1)), "items: must be a list, not generator"),
-        ({"currency": "USD"}, "items: the function returned none"),
-        ({"items": [item()], "runa_conn_id": "other"}, "the function returned runa_conn_id, which it may not"),
+        ({"currency": "USD"}, "items: the function did not return any"),
+        ({"items": [item()], "runa_conn_id": "other"}, "the function returned runa_conn_id, which is not allowed"),
         ({"items": [item()], "order_key": None}, "order_key: its value is missing"),
         ({"items": [item()], "max_total": None}, "max_total: must be an amount"),
         ({"items": [item()], "look_back": None}, "look_back: must be"),
     ],
 )
-def test_what_cannot_be_ordered_is_refused_before_anything_is_sent(
-    runa: RunningSandbox, returned: Any, told: str
+def test_invalid_return_values_are_rejected_before_anything_is_sent(
+    runa: RunningSandbox, returned: Any, message: str
 ) -> None:
     @task.runa_order(currency="USD")
     def pay() -> Any:
         return returned
 
-    with pytest.raises(AirflowFailException, match=f"Nothing was sent in this attempt: .*{told}") as caught:
+    with pytest.raises(AirflowFailException, match=f"Nothing was sent in this attempt: .*{message}") as caught:
         operator_of(pay).execute(task_context())
     assert ADDRESS not in str(caught.value)
     assert runa.stats()["requests"] == {}
@@ -189,7 +189,7 @@ def test_it_is_mapped_as_any_task_and_serialized() -> None:
     assert ADDRESS not in json.dumps(DagSerialization.to_dict(dag))
 
 
-def test_items_cannot_be_given_twice() -> None:
+def test_items_cannot_be_set_twice() -> None:
     with pytest.raises(TypeError, match="items"):
         operator_of(runa_order_task(currency="USD", items=[item()])(list))
 

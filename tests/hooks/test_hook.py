@@ -78,7 +78,7 @@ def test_every_twin_takes_the_same_arguments() -> None:
             assert list(ours.parameters.values()) == list(theirs.parameters.values()), name
 
 
-def test_a_connection_that_works_says_so(runa: RunningSandbox) -> None:
+def test_a_connection_that_works_passes_the_test(runa: RunningSandbox) -> None:
     assert RunaHook().test_connection() == (
         True,
         f"Runa answered at {runa.url}; the API key works.",
@@ -89,12 +89,12 @@ def test_a_connection_that_works_says_so(runa: RunningSandbox) -> None:
 @pytest.mark.parametrize(
     ("connection", "message"),
     [
-        ({"password": "XXwrong.secret-5542"}, "Runa refused the API key at http"),
+        ({"password": "XXwrong.secret-5542"}, "Runa rejected the API key at http"),
         ({"host": "http://127.0.0.1:9/v2"}, "Runa could not be reached at http://127.0.0.1:9/v2"),
-        ({"password": ""}, "has no API key"),
+        ({"password": ""}, "the API key is missing"),
     ],
 )
-def test_a_connection_that_does_not_work_says_why(
+def test_a_connection_that_does_not_work_fails_the_test_with_the_reason(
     runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, connection: dict[str, str], message: str
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -110,7 +110,7 @@ def test_a_connection_is_tested_once(runa: RunningSandbox) -> None:
     runa.faults({"kind": "status", "method": "GET", "path": "/ping", "status": 503, "count": 9})
     works, said = RunaHook().test_connection()
     assert not works
-    assert said.startswith(f"Runa answered at {runa.url}, but not to a ping: 503")
+    assert said.startswith(f"Runa answered at {runa.url}, but the ping failed: 503")
     assert runa.stats()["requests"] == {"GET /ping": 1}
 
 
@@ -146,8 +146,8 @@ def test_the_metadata_is_what_airflow_accepts() -> None:
     jsonschema.validate(get_provider_info(), json.loads(schema.read_text()))
 
 
-def test_the_form_of_older_airflow_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow 3.1 stands in for the form's libraries with these names; with any other the connection type is gone."""
+def test_the_form_of_older_airflow_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow 3.1 replaces the form's libraries and knows only these names; others remove the connection type."""
 
     def field(label: str, *, default: Any, **_: Any) -> tuple[str, Any]:
         return label, default
@@ -166,8 +166,8 @@ def test_the_form_of_older_airflow_says_the_same(monkeypatch: pytest.MonkeyPatch
 
     connection_type = get_provider_info()["connection-types"][0]
     fields = connection_type["conn-fields"].items()
-    told = {name: (field["label"], field["schema"]["default"]) for name, field in fields}
-    assert RunaHook.get_connection_form_widgets() == told
+    expected = {name: (field["label"], field["schema"]["default"]) for name, field in fields}
+    assert RunaHook.get_connection_form_widgets() == expected
     behaviour = {name.replace("-", "_"): value for name, value in connection_type["ui-field-behaviour"].items()}
     assert RunaHook.get_ui_field_behaviour() == behaviour
     assert set(behaviour) == {"hidden_fields", "relabeling", "placeholders"}

@@ -89,7 +89,7 @@ def test_sync_mode_ends_with_the_completed_order(runa: RunningSandbox) -> None:
     assert context["ti"].xcoms["order"]["status"] == "COMPLETED"
 
 
-def test_where_an_order_comes_from_is_in_its_metadata(runa: RunningSandbox) -> None:
+def test_the_metadata_of_an_order_names_its_task(runa: RunningSandbox) -> None:
     operator(runa, metadata={"campaign": "spring"}, description="Spring").execute(task_context(map_index=7))
     (order,) = runa.orders()
     assert order["metadata"] | {"airflow_identity": ""} == {
@@ -117,7 +117,7 @@ def test_mapped_tasks_place_an_order_each(runa: RunningSandbox) -> None:
     assert sum(runa.stats()["orders"].values()) == 2
 
 
-def test_the_record_never_expires_and_tells_no_recipient(runa: RunningSandbox) -> None:
+def test_the_record_never_expires_and_shows_no_recipient(runa: RunningSandbox) -> None:
     states = TaskStates()
     from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
@@ -128,7 +128,7 @@ def test_the_record_never_expires_and_tells_no_recipient(runa: RunningSandbox) -
     assert "lovelace" not in json.dumps(states.values)
 
 
-def test_a_later_attempt_takes_up_the_record_and_sends_nothing(runa: RunningSandbox) -> None:
+def test_a_later_attempt_continues_from_the_record_and_sends_nothing(runa: RunningSandbox) -> None:
     states = TaskStates()
     first = operator(runa).execute(task_context(states=states))
     again = operator(runa).execute(task_context(states=states, try_number=2))
@@ -136,9 +136,7 @@ def test_a_later_attempt_takes_up_the_record_and_sends_nothing(runa: RunningSand
     assert runa.stats()["requests"]["POST /order"] == 1
 
 
-def test_a_record_that_cannot_be_understood_is_as_good_as_none(
-    runa: RunningSandbox, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_record_that_cannot_be_read_is_ignored(runa: RunningSandbox, caplog: pytest.LogCaptureFixture) -> None:
     states = TaskStates()
     first = operator(runa).execute(task_context(states=states))
     states.values = {name: {"of": "another kind"} for name in states.values}
@@ -211,10 +209,10 @@ def test_bad_input_is_rejected_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("connection", "message"),
     [
-        ({"password": ""}, "Connection 'runa_default': it has no API key"),
+        ({"password": ""}, "Connection 'runa_default': the API key is missing"),
         (
             {"password": "wglive.secret-5542", "host": "playground.runa.io"},
-            "is one of production, but the host",
+            "belongs to production, but the host",
         ),
     ],
 )
@@ -228,8 +226,8 @@ def test_a_connection_that_cannot_be_used_burns_no_retries(
 
 
 @pytest.mark.parametrize("field", ["order_key", "max_total", "look_back"])
-def test_a_guard_whose_value_is_missing_is_refused(runa: RunningSandbox, field: str) -> None:
-    """A template or an XCom that gives nothing must not turn into "no guard"."""
+def test_a_guard_whose_value_is_missing_is_rejected(runa: RunningSandbox, field: str) -> None:
+    """A template or an XCom without a value must not remove the guard."""
     with DAG("rewards", schedule=None, render_template_as_native_obj=True):
         task = operator(runa, **{"order_key": "spring/42", field: "{{ missing }}"})
     task.render_template_fields({"missing": None})  # type: ignore[typeddict-unknown-key]
@@ -240,8 +238,8 @@ def test_a_guard_whose_value_is_missing_is_refused(runa: RunningSandbox, field: 
 
 
 @pytest.mark.parametrize("field", ["order_key", "max_total", "look_back"])
-def test_a_guard_whose_value_is_missing_in_a_mapped_task_is_refused(runa: RunningSandbox, field: str) -> None:
-    """A mapped task is made with the values that were resolved: what is missing comes as None."""
+def test_a_guard_whose_value_is_missing_in_a_mapped_task_is_rejected(runa: RunningSandbox, field: str) -> None:
+    """A mapped task is created with resolved values: a missing one is None."""
     with DAG("rewards", schedule=None) as dag:
         mapped = RunaCreateOrderOperator.partial(task_id="pay", currency="USD").expand_kwargs(
             [{"items": [ITEM], field: None}]
@@ -292,10 +290,10 @@ def test_look_back_finds_the_order_of_another_run(runa: RunningSandbox, look_bac
     assert again.execute(task_context()) == first
 
 
-# -- refusals and failures ------------------------------------------------------------------------------------------
+# -- rejections and failures ------------------------------------------------------------------------------------------
 
 
-def test_a_refusal_that_a_top_up_heals_can_be_retried(runa: RunningSandbox) -> None:
+def test_a_rejection_that_a_top_up_fixes_can_be_retried(runa: RunningSandbox) -> None:
     runa.balance("USD", "0")
     states = TaskStates()
     with pytest.raises(OrderHeldBackError, match="paid nobody"):
@@ -305,13 +303,13 @@ def test_a_refusal_that_a_top_up_heals_can_be_retried(runa: RunningSandbox) -> N
     assert sum(runa.stats()["orders"].values()) == 1
 
 
-def test_a_refusal_for_good_burns_no_retries(runa: RunningSandbox) -> None:
-    gone = ITEM | {"products": {"type": "SINGLE", "value": "GONE-US"}}
+def test_a_final_rejection_burns_no_retries(runa: RunningSandbox) -> None:
+    unknown = ITEM | {"products": {"type": "SINGLE", "value": "GONE-US"}}
     with pytest.raises(AirflowFailException, match="Fix what Runa names"):
-        operator(runa, items=[gone]).execute(task_context())
+        operator(runa, items=[unknown]).execute(task_context())
 
 
-def test_an_order_that_failed_is_placed_anew_by_the_retry(runa: RunningSandbox) -> None:
+def test_a_retry_places_a_failed_order_again(runa: RunningSandbox) -> None:
     runa.faults({"kind": "fail_order"})
     states = TaskStates()
     with pytest.raises(OrderFailedError, match="Nobody was paid"):
@@ -320,7 +318,7 @@ def test_an_order_that_failed_is_placed_anew_by_the_retry(runa: RunningSandbox) 
     assert runa.stats()["orders"] == {"FAILED": 1, "COMPLETED": 1}
 
 
-def test_the_traceback_of_an_error_tells_no_recipient(runa: RunningSandbox) -> None:
+def test_the_traceback_of_an_error_shows_no_recipient(runa: RunningSandbox) -> None:
     import traceback
 
     runa.balance("USD", "0")
@@ -332,7 +330,7 @@ def test_the_traceback_of_an_error_tells_no_recipient(runa: RunningSandbox) -> N
 # -- waiting --------------------------------------------------------------------------------------------------------
 
 
-def test_a_deferrable_task_polls_a_while_and_defers_then(runa: RunningSandbox) -> None:
+def test_a_deferrable_task_polls_for_a_while_and_then_defers(runa: RunningSandbox) -> None:
     task = operator(runa, wait_for_completion=True, deferrable=True, timeout=600, poll_interval=30)
     task.clock = SharedClock(None)  # type: ignore[assignment]
     before = task.clock.now().timestamp()
@@ -353,7 +351,7 @@ def test_a_deferrable_task_whose_order_is_done_soon_does_not_defer(runa: Running
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_its_own_timeout_ends_the_wait(runa: RunningSandbox, deferrable: bool) -> None:
+def test_the_timeout_ends_the_wait(runa: RunningSandbox, deferrable: bool) -> None:
     task = operator(runa, wait_for_completion=True, deferrable=deferrable, timeout=1, poll_interval=60)
     task.clock = SharedClock(None)  # type: ignore[assignment]
     with pytest.raises(StillProcessingError, match="still PROCESSING after 1 s"):
@@ -375,7 +373,7 @@ def test_after_the_trigger_it_fetches_the_order_again(runa: RunningSandbox) -> N
     assert context["ti"].xcoms["order"]["status"] == "COMPLETED"
 
 
-def test_after_the_trigger_a_failed_order_fails_the_task_whatever_the_event_says(runa: RunningSandbox) -> None:
+def test_after_the_trigger_a_failed_order_fails_the_task_for_any_event(runa: RunningSandbox) -> None:
     runa.faults({"kind": "fail_order"})
     order_id = placed(runa)
     with pytest.raises(OrderFailedError):
@@ -384,18 +382,18 @@ def test_after_the_trigger_a_failed_order_fails_the_task_whatever_the_event_says
         )
 
 
-def test_after_the_trigger_an_order_that_only_the_list_calls_settled_is_waited_for(runa: RunningSandbox) -> None:
+def test_after_the_trigger_an_order_that_is_final_only_in_the_list_is_waited_for(runa: RunningSandbox) -> None:
     order_id = operator(runa).execute(task_context())
     event = {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}}
     assert operator(runa).execute_complete(task_context(), event) == order_id
 
 
-def test_after_the_trigger_a_connection_that_cannot_be_used_says_that_the_order_is_there(
+def test_after_the_trigger_an_unusable_connection_is_an_error_with_the_order_id(
     runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order_id = placed(runa)
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
-    with pytest.raises(StatusUnreadableError, match=f"Order {order_id} was placed, but .* it has no API key"):
+    with pytest.raises(StatusUnreadableError, match=f"Order {order_id} was placed, but .* the API key is missing"):
         operator(runa).execute_complete(
             task_context(), {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}}
         )
@@ -405,7 +403,7 @@ def test_after_the_trigger_a_connection_that_cannot_be_used_says_that_the_order_
     ("status", "error"),
     [(EventStatus.TIMED_OUT, StillProcessingError), (EventStatus.UNREADABLE, StatusUnreadableError)],
 )
-def test_after_the_trigger_gave_up_the_retry_takes_up_the_order(
+def test_after_the_trigger_gave_up_the_retry_continues_with_the_order(
     runa: RunningSandbox, status: str, error: type[Exception]
 ) -> None:
     order_id = operator(runa).execute(task_context())
@@ -413,13 +411,13 @@ def test_after_the_trigger_gave_up_the_retry_takes_up_the_order(
         operator(runa).execute_complete(task_context(), {"status": status, "orders": {order_id: "PROCESSING"}})
 
 
-def test_an_order_that_settled_at_the_last_moment_is_seen(runa: RunningSandbox) -> None:
+def test_an_order_that_ends_at_the_last_moment_is_seen(runa: RunningSandbox) -> None:
     order_id = placed(runa)
     event = {"status": EventStatus.TIMED_OUT, "orders": {order_id: "PROCESSING"}}
     assert operator(runa).execute_complete(task_context(), event) == order_id
 
 
-def test_after_the_trigger_it_reports_what_was_paid_whatever_the_templates_say_now(runa: RunningSandbox) -> None:
+def test_after_the_trigger_it_reports_what_was_paid_even_if_templates_changed(runa: RunningSandbox) -> None:
     order_id = placed(runa, items=[ITEM, ITEM | {"face_value": "5.50"}], max_total=20)
     context = task_context()
     later = operator(runa, items=[ITEM | {"face_value": 21}], max_total=20)
@@ -436,7 +434,7 @@ def test_a_missing_or_unknown_event_fails_loudly(runa: RunningSandbox, event: An
         operator(runa).execute_complete(task_context(), event)
 
 
-def test_on_kill_says_that_the_order_goes_on(
+def test_on_kill_logs_that_the_order_continues(
     runa: RunningSandbox, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def logged() -> str:
@@ -444,10 +442,10 @@ def test_on_kill_says_that_the_order_goes_on(
 
     task = operator(runa)
     task.on_kill()
-    assert "goes on" not in logged()
+    assert "continues" not in logged()
     order_id = task.execute(task_context())
     task.on_kill()
-    assert f"order {order_id} goes on: Runa cannot cancel it" in logged()
+    assert f"order {order_id} continues: Runa cannot cancel it" in logged()
 
 
 # -- what must not be seen ------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from tests.support.sandbox import RunningSandbox
 
 @pytest.fixture
 def ledger_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A SQLite file, which the connection ``ledger`` leads to."""
+    """A SQLite file, which the connection ``ledger`` opens."""
     path = tmp_path / "ledger.db"
     monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps({"conn_type": "sqlite", "host": str(path)}))
     return path
@@ -98,7 +98,7 @@ def test_a_lost_answer_leaves_one_order(runa: RunningSandbox, ledger_file: Path)
     assert runa.stats()["orders"] == {"COMPLETED": 1}
 
 
-def test_an_answer_that_somebody_in_between_blocks_is_no_refusal(runa: RunningSandbox, ledger_file: Path) -> None:
+def test_an_answer_that_a_gateway_blocks_is_no_rejection(runa: RunningSandbox, ledger_file: Path) -> None:
     runa.faults({"kind": "status_after", "status": 403, "typed": False})
     rows = [row(n) for n in range(3)]
     with contextlib.suppress(CampaignUnfinishedError, AirflowFailException):
@@ -117,7 +117,7 @@ def test_a_plan_stops_before_anything_is_sent_and_is_paid_later(runa: RunningSan
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"max_total": 29}, r"max_total: 30(\.00)? are to be paid"),
         ({"max_recipients": 2}, "max_recipients: 3 are to be paid"),
@@ -126,25 +126,28 @@ def test_a_plan_stops_before_anything_is_sent_and_is_paid_later(runa: RunningSan
     ],
 )
 def test_what_was_planned_is_paid_within_the_limits_of_who_pays(
-    runa: RunningSandbox, ledger_file: Path, values: dict[str, Any], told: str
+    runa: RunningSandbox, ledger_file: Path, values: dict[str, Any], message: str
 ) -> None:
     operator(runa, [row(n) for n in range(3)], mode="plan").execute(task_context())
-    with pytest.raises(AirflowFailException, match=told):
+    with pytest.raises(AirflowFailException, match=message):
         operator(runa, mode="pay", **values).execute(task_context())
     assert "POST /order" not in runa.stats()["requests"]
     within = {"max_total": 30, "max_recipients": 3, "max_per_recipient": 10}
     assert operator(runa, mode="pay", **within).execute(task_context())["rows"] == {"paid": 3}
 
 
-def test_paying_a_campaign_that_nobody_planned_is_an_error(runa: RunningSandbox, ledger_file: Path) -> None:
+def test_paying_a_campaign_without_a_plan_is_an_error(runa: RunningSandbox, ledger_file: Path) -> None:
     operator(runa, [], mode="plan").execute(task_context())
     assert operator(runa, mode="pay").execute(task_context())["rows"] == {}, "a plan of nobody is a plan"
-    with pytest.raises(AirflowFailException, match=r"the ledger has no campaign 'sprnig' in http.*Nothing was sent"):
+    with pytest.raises(
+        AirflowFailException,
+        match=r"^Nothing was sent in this attempt: campaign: the ledger has no campaign 'sprnig' in http",
+    ):
         operator(runa, mode="pay", campaign="sprnig").execute(task_context())
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"max_total": 29}, r"max_total: 30(\.00)? are to be paid, more than the 29 allowed"),
         ({"max_recipients": 2}, "max_recipients: 3 are to be paid"),
@@ -158,15 +161,15 @@ def test_paying_a_campaign_that_nobody_planned_is_an_error(runa: RunningSandbox,
         ({"max_recipients": None}, "max_recipients: its value is missing"),
         ({"max_per_recipient": None}, "max_per_recipient: its value is missing"),
         ({"mode": "pray"}, "mode: must be one of"),
-        ({"ledger_conn_id": "elsewhere"}, "is of type 'mysql'; a ledger lives in one of postgresql, sqlite"),
+        ({"ledger_conn_id": "elsewhere"}, "has the type 'mysql'; a ledger needs one of postgresql, sqlite"),
     ],
 )
 def test_bad_input_is_rejected_and_nothing_is_sent(
-    runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], told: str
+    runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", "mysql://localhost/ledger")
     task = operator(runa, **({"rows": [row(n) for n in range(3)]} | values))
-    with pytest.raises(AirflowFailException, match=told) as caught:
+    with pytest.raises(AirflowFailException, match=message) as caught:
         task.execute(task_context())
     assert str(caught.value).splitlines()[2] == "Fix that, then clear the task."
     assert "POST /order" not in runa.stats()["requests"]
@@ -225,7 +228,7 @@ def test_partial_failure_may_only_warn(
     assert "The failed rows were not paid" in capsys.readouterr().out
 
 
-def test_the_rows_that_runa_refuses_are_isolated(runa: RunningSandbox, ledger_file: Path) -> None:
+def test_the_rows_that_runa_rejects_are_isolated(runa: RunningSandbox, ledger_file: Path) -> None:
     rows = [row(n, product="AMZ-US", amount=9999 if n in (7, 19) else 10) for n in range(20)]
     with pytest.raises(AirflowFailException, match="18 paid, 2 rejected"):
         operator(runa, rows, defaults={}, isolate_rejections=True).execute(task_context())
@@ -276,28 +279,28 @@ def test_after_a_deferral_an_order_that_only_the_list_calls_settled_is_waited_fo
     assert operator(runa).execute_complete(task_context(), event)["rows"] == {"paid": 1}
 
 
-def test_after_a_deferral_a_connection_that_cannot_be_used_says_that_orders_go_on(
+def test_after_a_deferral_the_error_of_an_unusable_connection_says_that_orders_continue(
     runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
-    with pytest.raises(AirflowFailException, match=r"^The orders that were placed go on: .* it has no API key"):
+    with pytest.raises(AirflowFailException, match=r"^The orders that were placed continue: .* the API key is missing"):
         operator(runa).execute_complete(task_context(), {"status": "final", "orders": {"O-1": "COMPLETED"}})
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "told"),
+    ("status", "error", "message"),
     [
         (404, AirflowFailException, "The connection points at another account"),
         (403, StatusUnreadableError, "its status could not be read .403"),
     ],
 )
 def test_orders_that_cannot_be_read_are_not_called_processing(
-    runa: RunningSandbox, ledger_file: Path, status: int, error: type[Exception], told: str
+    runa: RunningSandbox, ledger_file: Path, status: int, error: type[Exception], message: str
 ) -> None:
     kind = {404: "not_found", 403: "forbidden"}[status]
     for path in ("/order", "/order/*"):
         runa.faults({"kind": "status", "method": "GET", "path": path, "status": status, "type": kind, "count": 10**6})
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         operator(runa, [row(1)], timeout=20, poll_interval=5).execute(task_context())
 
 
@@ -328,7 +331,7 @@ def test_the_time_to_wait_begins_when_all_is_placed(
     assert deferred.value.trigger.deadline >= began.timestamp() + waited + 100  # type: ignore[attr-defined]
 
 
-def test_progress_is_told_while_orders_are_processing(
+def test_progress_is_logged_while_orders_are_processing(
     runa: RunningSandbox, ledger_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = operator(runa, [row(n) for n in range(250)], timeout=100, poll_interval=30)

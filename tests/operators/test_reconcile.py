@@ -98,7 +98,7 @@ def test_it_returns_a_summary_if_nothing_differs(paid: Path) -> None:
     assert context["ti"].xcoms == {}
 
 
-def test_it_fails_if_anything_differs_and_tells_no_recipient(
+def test_it_fails_if_anything_differs_and_shows_no_recipient(
     runa: RunningSandbox, paid: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     spoil(paid)
@@ -146,7 +146,7 @@ def test_its_fields_are_templates(paid: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"campaign": "sprong"}, "no campaign 'sprong'"),
         ({"campaign": "{{ nothing }}", "since": "2026-01-01"}, "campaign: its value is missing"),
@@ -157,23 +157,25 @@ def test_its_fields_are_templates(paid: Path) -> None:
         ({"ledger_conn_id": "runa_default"}, "ledger_conn_id"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(paid: Path, values: dict[str, Any], told: str) -> None:
-    with pytest.raises(AirflowFailException, match=told):
+def test_invalid_input_is_rejected(paid: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message):
         render(operator(**values)).execute(task_context())
 
 
-def test_a_ledger_that_is_not_there_is_not_made(runa: RunningSandbox, ledger_file: Path) -> None:
+def test_a_missing_ledger_is_not_created(runa: RunningSandbox, ledger_file: Path) -> None:
     with pytest.raises(AirflowFailException, match=f"ledger: there is none in {ledger_file}"):
         operator().execute(task_context())
     assert not ledger_file.exists()
 
 
-def test_neither_campaign_nor_period_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="a campaign or the begin of a period"):
+def test_without_campaign_and_period_the_dag_is_broken() -> None:
+    with pytest.raises(ValueError, match="campaign, since: set at least one of them"):
         operator(campaign=None)
 
 
-def test_if_runa_cannot_be_read_a_retry_may(runa: RunningSandbox, paid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_may_help_if_runa_cannot_be_read(
+    runa: RunningSandbox, paid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("airflow_provider_runa.api.client.asyncio.sleep", _at_once)
     runa.faults({"kind": "status", "status": 500, "method": "GET", "path": "/order", "count": 1000})
     with pytest.raises(RunaError) as failure:
@@ -228,7 +230,7 @@ def test_the_command_takes_a_url_and_a_key_of_the_environment(runa: RunningSandb
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--campaign", "sprong", "--ledger", "ledger"], "no campaign 'sprong'"),
         (["--campaign", CAMPAIGN, "--ledger", "nowhere"], "nowhere"),
@@ -238,21 +240,21 @@ def test_the_command_takes_a_url_and_a_key_of_the_environment(runa: RunningSandb
         (["--since", "2026-02-01", "--until", "2026-01-01", "--ledger", "ledger"], "must be after"),
     ],
 )
-def test_the_command_says_that_it_could_not_look(
-    paid: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_the_command_reports_that_the_comparison_failed(
+    paid: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main(arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""
     *_, line = said.err.splitlines()  # Airflow 2 has logged that its own database has no tables here
-    assert line.startswith("Could not look: ")
-    assert told in line
+    assert line.startswith("The comparison failed: ")
+    assert message in line
 
 
 @pytest.mark.parametrize(
     "arguments", [["--ledger", "ledger"], ["--campaign", CAMPAIGN], ["--since", "soon", "--ledger", "ledger"]]
 )
-def test_the_command_says_what_it_needs(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_a_missing_argument(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         command.main(arguments)
     assert exit_.value.code == 2

@@ -51,12 +51,12 @@ def context() -> Any:
 @MODES
 def test_it_ends_once_the_balance_covers_the_amount(runa: RunningSandbox, mode: str) -> None:
     runa.balance("USD", "100")
-    told = sensor(mode).execute(context())
-    assert told == {"currency": "USD", "amount": "100", "balance": "100.00"}
+    result = sensor(mode).execute(context())
+    assert result == {"currency": "USD", "amount": "100", "balance": "100.00"}
 
 
 @MODES
-def test_it_ends_once_the_balance_covers_what_items_cost(runa: RunningSandbox, mode: str) -> None:
+def test_it_ends_once_the_balance_covers_the_cost_of_items(runa: RunningSandbox, mode: str) -> None:
     runa.balance("USD", "90")  # of 100, a tenth is discount
     assert sensor(mode, items=[ITEM]).execute(context())["amount"] == "90.0"
 
@@ -82,7 +82,7 @@ def test_reschedule_frees_the_worker(runa: RunningSandbox) -> None:
         sensor("reschedule").execute(context())
 
 
-def test_deferrable_defers_with_a_deadline_of_its_own(runa: RunningSandbox) -> None:
+def test_deferrable_defers_with_the_deadline_in_the_trigger(runa: RunningSandbox) -> None:
     runa.balance("USD", "1")
     with pytest.raises(TaskDeferred) as caught:
         sensor("deferrable", timeout=600, poke_interval=20).execute(context())
@@ -104,21 +104,21 @@ def test_soft_fail_covers_running_out_of_time(
 
 
 def event(status: str, **values: Any) -> dict[str, Any]:
-    told = {"status": status, "currency": "USD", "amount": "100", "balance": "120.00"} | values
-    return {"event": told}
+    result = {"status": status, "currency": "USD", "amount": "100", "balance": "120.00"} | values
+    return {"event": result}
 
 
 def run(mode: str, **values: Any) -> Any:
     """Run the sensor in a mode; ``resumed`` is the deferrable one after its trigger could not read the balance."""
     if mode != "resumed":
         return sensor(mode, **values).execute(context())
-    told = event(EventStatus.UNREADABLE, reason="no answer")
-    return sensor("deferrable", **values).resume_execution("execute_complete", told, context())
+    result = event(EventStatus.UNREADABLE, reason="no answer")
+    return sensor("deferrable", **values).resume_execution("execute_complete", result, context())
 
 
-def test_after_the_trigger_it_ends_with_what_the_trigger_saw() -> None:
-    told = sensor("deferrable").resume_execution("execute_complete", event(EventStatus.COVERED), context())
-    assert told == {"currency": "USD", "amount": "100", "balance": "120.00"}
+def test_after_the_trigger_it_returns_the_event() -> None:
+    result = sensor("deferrable").resume_execution("execute_complete", event(EventStatus.COVERED), context())
+    assert result == {"currency": "USD", "amount": "100", "balance": "120.00"}
 
 
 @pytest.mark.parametrize(("soft_fail", "ending"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)])
@@ -128,11 +128,11 @@ def test_after_the_trigger_gave_up_soft_fail_skips(soft_fail: bool, ending: type
         task.resume_execution("execute_complete", event(EventStatus.TIMED_OUT, balance="5"), context())
 
 
-def test_a_balance_that_could_not_be_read_is_a_failure_that_a_retry_heals(
+def test_a_balance_that_could_not_be_read_is_a_failure_that_a_retry_may_fix(
     runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runa.balance("USD", "1")
-    with pytest.raises(RunaError, match=r"could not be read: no answer. Nobody was paid.*; a retry looks again"):
+    with pytest.raises(RunaError, match=r"could not be read: no answer. Nobody was paid.*\nThe next retry reads again"):
         run("resumed", soft_fail=True)
 
     def unreadable(self: RunaHook, currency: str) -> Any:
@@ -149,7 +149,7 @@ def test_a_balance_that_is_readable_again_after_the_trigger_gave_up_is_taken(run
     assert run("resumed") == {"currency": "USD", "amount": "100", "balance": "1000000.00"}
 
 
-def test_a_look_alone_knows_what_is_needed(runa: RunningSandbox) -> None:
+def test_a_single_poll_computes_the_needed_amount(runa: RunningSandbox) -> None:
     runa.balance("USD", "99")
     assert not sensor("poke").poke(context())
     runa.balance("USD", "100")
@@ -159,7 +159,7 @@ def test_a_look_alone_knows_what_is_needed(runa: RunningSandbox) -> None:
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable", "resumed"])
 @pytest.mark.parametrize("status", [401, 403])
-def test_what_runa_refuses_fails_at_once_in_every_mode(runa: RunningSandbox, mode: str, status: int) -> None:
+def test_what_runa_rejects_fails_at_once_in_every_mode(runa: RunningSandbox, mode: str, status: int) -> None:
     runa.faults({"kind": "status", "method": "GET", "path": "/balance", "status": status, "count": 100})
     with pytest.raises(AirflowFailException, match=f"(?s)^Nobody was paid.*: {status} .*clear the task"):
         run(mode, soft_fail=True)
@@ -167,7 +167,7 @@ def test_what_runa_refuses_fails_at_once_in_every_mode(runa: RunningSandbox, mod
 
 @pytest.mark.parametrize("values", [{}, {"items": [ITEM]}])
 @MODES
-def test_what_cannot_be_read_now_is_looked_at_again_in_every_mode(
+def test_what_cannot_be_read_now_is_polled_again_in_every_mode(
     runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str, values: dict[str, Any]
 ) -> None:
     monkeypatch.setattr("airflow_provider_runa.api.client.pause_before_retry", lambda *_: 0.0)
@@ -195,25 +195,25 @@ def test_an_estimate_that_cannot_be_read_in_time_is_a_failure(
 
 @MODES
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"amount": "None"}, "amount: must be an amount, not 'None'"),
         ({"items": "none"}, "items: rendered to text that is not JSON"),
         ({"currency": "dollars"}, "bad_request"),
-        ({"runa_conn_id": "runa_keyless"}, "has no API key"),
+        ({"runa_conn_id": "runa_keyless"}, "the API key is missing"),
     ],
 )
 def test_wrong_input_fails_the_task_and_is_never_a_skip(
-    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str, values: dict[str, Any], told: str
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str, values: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_KEYLESS", '{"conn_type": "runa"}')
-    with pytest.raises(AirflowFailException, match=f"^Nobody was paid.*{told}"):
+    with pytest.raises(AirflowFailException, match=f"^Nobody was paid.*{message}"):
         sensor(mode, soft_fail=True, **values).execute(context())
 
 
 @pytest.mark.parametrize("values", [{}, {"amount": 1, "items": [ITEM]}])
-def test_exactly_one_of_amount_and_items_is_given(values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="amount, items: give one of them"):
+def test_exactly_one_of_amount_and_items_is_set(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="amount, items: set exactly one of them"):
         RunaBalanceSensor(task_id="wait", currency="USD", **values)
 
 

@@ -81,7 +81,7 @@ def test_it_ends_with_the_ids_once_all_orders_are_completed(runa: RunningSandbox
 def test_a_failed_order_fails_the_task_in_every_mode(runa: RunningSandbox, mode: str, mildness: str | None) -> None:
     runa.faults({"kind": "fail_order"})
     ids = [place(runa), place(runa)]
-    with pytest.raises(AirflowFailException, match=f"Nobody was paid by order {ids[0]}"):
+    with pytest.raises(AirflowFailException, match=f"Nobody was paid: order {ids[0]} ended FAILED"):
         wait(mode, ids, timeout=1, **({mildness: True} if mildness else {}))
 
 
@@ -90,20 +90,20 @@ def test_a_connection_that_cannot_be_used_fails_the_task(
     runa: RunningSandbox, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", '{"conn_type": "runa"}')
-    with pytest.raises(AirflowFailException, match="has no API key"):
+    with pytest.raises(AirflowFailException, match="the API key is missing"):
         wait(mode, "O-1", soft_fail=True)
 
 
 @MODES
 def test_an_order_unknown_to_the_account_fails_the_task(runa: RunningSandbox, mode: str) -> None:
-    with pytest.raises(AirflowFailException, match="unknown to the account of connection 'runa_default'"):
+    with pytest.raises(AirflowFailException, match="The Runa account of connection 'runa_default' does not have order"):
         wait(mode, "O-NONE", soft_fail=True)
 
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
 @pytest.mark.parametrize("order_id", [None, [], "", [""], ["O-1", None], 42, "None", "['O-1']", "O-1 O-2"])
 def test_wrong_input_fails_the_task_and_is_never_a_skip(runa: RunningSandbox, mode: str, order_id: Any) -> None:
-    with pytest.raises(AirflowFailException, match="order_id: must be an order id or a list of them"):
+    with pytest.raises(AirflowFailException, match="order_id: must be an order id or a list of order ids"):
         wait(mode, order_id, soft_fail=True)
 
 
@@ -140,7 +140,7 @@ def test_orders_of_mapped_tasks_are_waited_for(runa: RunningSandbox, mode: str) 
     assert fetched == ids
 
 
-def test_an_order_that_is_done_is_not_asked_for_again(runa: RunningSandbox) -> None:
+def test_an_order_that_is_completed_is_not_fetched_again(runa: RunningSandbox) -> None:
     pokes = []
 
     class Watched(RunaOrderSensor):
@@ -160,7 +160,7 @@ def test_reschedule_frees_the_worker(runa: RunningSandbox) -> None:
         wait("reschedule", place(runa, done=False))
 
 
-def test_deferrable_defers_with_a_deadline_of_its_own(runa: RunningSandbox) -> None:
+def test_deferrable_defers_with_the_deadline_in_the_trigger(runa: RunningSandbox) -> None:
     order_id = place(runa, done=False)
     with pytest.raises(TaskDeferred) as caught:
         wait("deferrable", order_id, timeout=600, poke_interval=20)
@@ -180,27 +180,29 @@ def test_soft_fail_covers_running_out_of_time(
         wait(mode, place(runa, done=False), event=EventStatus.TIMED_OUT, timeout=0.1, soft_fail=soft_fail)
 
 
-def test_an_order_that_settled_at_the_last_moment_is_seen(runa: RunningSandbox) -> None:
+def test_an_order_that_ends_at_the_last_moment_is_seen(runa: RunningSandbox) -> None:
     order_id = place(runa)
     assert wait("resumed", order_id, event=EventStatus.TIMED_OUT) == [order_id]
 
 
-def test_orders_that_could_not_be_read_are_a_failure_that_a_retry_heals(runa: RunningSandbox) -> None:
-    with pytest.raises(RunaError, match=r"could not be read: no answer. The orders go on.*; a retry looks again"):
+def test_orders_that_could_not_be_read_are_a_failure_that_a_retry_may_fix(runa: RunningSandbox) -> None:
+    with pytest.raises(
+        RunaError, match=r"could not be read: no answer. The orders continue.*\nThe next retry reads again"
+    ):
         wait("resumed", place(runa, done=False), event=EventStatus.UNREADABLE)
 
 
 @MODES
 @pytest.mark.parametrize("status", [401, 403])
-def test_what_runa_refuses_fails_at_once_in_every_mode(runa: RunningSandbox, mode: str, status: int) -> None:
+def test_what_runa_rejects_fails_at_once_in_every_mode(runa: RunningSandbox, mode: str, status: int) -> None:
     order_id = place(runa)
     runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": status, "count": 100})
-    with pytest.raises(AirflowFailException, match=f"(?s)^The orders go on at Runa.*: {status} .*clear the task"):
+    with pytest.raises(AirflowFailException, match=f"(?s)^The orders continue at Runa.*: {status} .*clear the task"):
         wait(mode, order_id, event=EventStatus.UNREADABLE, soft_fail=True)
 
 
 @pytest.mark.parametrize(("mode", "ending"), [("reschedule", AirflowRescheduleException), ("deferrable", TaskDeferred)])
-def test_what_cannot_be_read_now_is_looked_at_again_in_every_mode(
+def test_what_cannot_be_read_now_is_polled_again_in_every_mode(
     runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str, ending: type[BaseException]
 ) -> None:
     monkeypatch.setattr("airflow_provider_runa.api.client.pause_before_retry", lambda *_: 0.0)
@@ -214,7 +216,7 @@ def test_what_cannot_be_read_now_is_looked_at_again_in_every_mode(
 
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule", "resumed"])
-def test_orders_that_cannot_be_read_when_the_time_is_over_are_a_failure_and_no_skip(
+def test_orders_that_cannot_be_read_at_the_timeout_are_a_failure_and_no_skip(
     runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     monkeypatch.setattr("airflow_provider_runa.api.client.pause_before_retry", lambda *_: 0.0)
@@ -225,7 +227,7 @@ def test_orders_that_cannot_be_read_when_the_time_is_over_are_a_failure_and_no_s
 
 
 def test_an_event_that_runa_contradicts_is_a_failure(runa: RunningSandbox) -> None:
-    with pytest.raises(RunaError, match="Runa says otherwise"):
+    with pytest.raises(RunaError, match="all orders are final, but some are not"):
         wait("resumed", place(runa, done=False), event=EventStatus.FINAL)
 
 

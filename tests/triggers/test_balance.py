@@ -1,4 +1,4 @@
-"""RunaBalanceTrigger against the sandbox over real sockets: what it asks, what it says, and what it carries."""
+"""RunaBalanceTrigger against the sandbox over real sockets: its requests, its events and its arguments."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def fire(amount: str, *, within: float = 60.0, during: Any = None) -> Any:
 
 def test_it_fires_once_the_balance_covers_the_amount(runa: RunningSandbox) -> None:
     runa.balance("USD", "99.99")
-    told = fire("100", during=lambda: runa.balance("USD", "100"))
-    assert told == {"status": EventStatus.COVERED, "currency": "USD", "amount": "100", "balance": "100.00"}
+    event = fire("100", during=lambda: runa.balance("USD", "100"))
+    assert event == {"status": EventStatus.COVERED, "currency": "USD", "amount": "100", "balance": "100.00"}
     assert set(runa.stats()["requests"]) == {"GET /balance"}
 
 
-def test_it_gives_up_at_the_deadline_and_tells_the_balance(runa: RunningSandbox) -> None:
+def test_it_gives_up_at_the_deadline_and_reports_the_balance(runa: RunningSandbox) -> None:
     runa.balance("USD", "5")
     assert fire("100", within=0.1) == {
         "status": EventStatus.TIMED_OUT,
@@ -53,25 +53,25 @@ def test_a_balance_that_was_topped_up_while_the_triggerer_was_down_is_not_late(r
     assert fire("100", within=-3600)["status"] == EventStatus.COVERED
 
 
-def test_it_tolerates_failing_looks_and_tells_of_the_last(runa: RunningSandbox, monkeypatch: Any) -> None:
+def test_it_tolerates_failing_polls_and_reports_the_last_error(runa: RunningSandbox, monkeypatch: Any) -> None:
     async def at_once(seconds: float) -> None:
         return None
 
     monkeypatch.setattr("tenacity.asyncio._portable_async_sleep", at_once)
     runa.faults({"kind": "status", "method": "GET", "path": "/balance", "status": 404, "count": 1})
-    told = fire("100")
-    assert (told["status"], told["balance"]) == (EventStatus.UNREADABLE, None)
-    assert "404" in told["reason"]
+    event = fire("100")
+    assert (event["status"], event["balance"]) == (EventStatus.UNREADABLE, None)
+    assert "404" in event["reason"]
     assert fire("100")["status"] == EventStatus.COVERED
 
 
-def test_a_host_that_is_away_is_tolerated_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_host_is_tolerated_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(self: Any, currency: str) -> Any:
         raise OSError("no such host")
 
     monkeypatch.setattr("airflow_provider_runa.hooks.runa.RunaHook.aget_balance", away)
-    told = fire("100", within=0.1)
-    assert (told["status"], told["reason"]) == (EventStatus.UNREADABLE, "no such host")
+    event = fire("100", within=0.1)
+    assert (event["status"], event["reason"]) == (EventStatus.UNREADABLE, "no such host")
 
 
 def test_its_arguments_survive_airflows_serialization() -> None:

@@ -1,4 +1,4 @@
-"""RunaOrderTrigger against the sandbox over real sockets: what it asks, what it says, and what it carries."""
+"""RunaOrderTrigger against the sandbox over real sockets: its requests, its events and its arguments."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_it_waits_for_the_others_if_it_is_to(runa: RunningSandbox) -> None:
     assert fire([failed, pending], fail_fast=False)["status"] == EventStatus.FINAL
 
 
-def test_an_order_that_settled_while_the_triggerer_was_down_is_not_late(runa: RunningSandbox) -> None:
+def test_an_order_that_ended_while_the_triggerer_was_down_is_not_late(runa: RunningSandbox) -> None:
     order_id = place(runa)
     assert fire([order_id], within=-3600) == {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}}
 
@@ -90,7 +90,7 @@ def test_it_tolerates_failing_polls(runa: RunningSandbox) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_it_gives_up_after_a_few_refusals_and_says_why(runa: RunningSandbox, status: int) -> None:
+def test_it_gives_up_after_a_few_rejections_with_the_reason(runa: RunningSandbox, status: int) -> None:
     order_id = place(runa)
     runa.faults({"kind": "status", "method": "GET", "path": "/order/*", "status": status, "count": 100})
     event = fire([order_id])
@@ -99,7 +99,7 @@ def test_it_gives_up_after_a_few_refusals_and_says_why(runa: RunningSandbox, sta
     assert runa.stats()["requests"]["GET /order/{id}"] == module.TOLERATED_REJECTIONS
 
 
-def test_a_runa_that_does_not_answer_is_asked_until_the_deadline(
+def test_without_an_answer_it_polls_until_the_deadline(
     runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("airflow_provider_runa.api.client.pause_before_retry", lambda *_: 0.0)
