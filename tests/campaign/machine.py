@@ -720,11 +720,14 @@ class CampaignMachine(RuleBasedStateMachine):
             if self._states() == ({"paid"} if wanted else set()) and len(self._at_runa()) == len(wanted):
                 break
             self.clock.advance(seconds=900)
-            self._step(self._begin(isolate=bool(self.begun % 2)), None)
+            # What a run has planned and not begun is that run's. The last resort is a task that pays what is planned.
+            self._step(self._begin(plans=bool(self.begun % 3), isolate=bool(self.begun % 2)), None)
             self.runs += 1
             self.nobody_is_paid_twice()
         else:
-            batches = [(batch.id[:8], batch.state.value, batch.found, batch.order_id) for batch in self.ledger.batches()]
+            batches = [
+                (batch.id[:8], batch.state.value, batch.found, batch.order_id) for batch in self.ledger.batches()
+            ]
             reasons = {(row["state"].value, row["error"]) for row in self.ledger.rows()}
             raise AssertionError(f"without a fault there is no end: {self.ledger.totals()} {batches} {reasons}")
         assert not self.ledger.batches(BatchState.OPEN), "a batch is open that pays nobody"
