@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine, Fault
+from airflow_provider_runa.sandbox import DEFAULT_API_KEY
 
 
 def _balance(text: str) -> tuple[str, Decimal]:
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import uvicorn
 
         from airflow_provider_runa.sandbox.app import create_app
+        from airflow_provider_runa.sandbox.engine import Engine, Fault
     except ImportError as error:
         print(f"{error}; install the extra: pip install 'airflow-provider-runa[sandbox]'", file=sys.stderr)
         return 2

@@ -44,7 +44,8 @@ class Account:
     def ask(self, method: str, target: str, body: Any = None, **headers: str) -> Answer:
         """Send a request; ``target`` is a path with its query, headers are written with underscores."""
         path, _, query = target.partition("?")
-        sent = {"X-Api-Key": DEFAULT_API_KEY} | {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {"X-Api-Key": DEFAULT_API_KEY, "Content-Type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         pairs = [tuple(pair.split("=")) for pair in query.split("&") if pair]
         return self.engine.handle(method, path, pairs, sent, raw)
