@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     server = uvicorn.Server(config)
 
     async def serve() -> None:
-        # The socket listens already, and a signal is listened to: whoever reads this line can connect, and can stop it.
+        # The socket listens and a signal is handled: what reads this line can connect to the sandbox, and can stop it.
         print(f"Runa sandbox on {address}/v2", flush=True)
         await server.serve(sockets=[listener])
 

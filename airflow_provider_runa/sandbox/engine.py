@@ -1,7 +1,7 @@
 """The sandbox's behaviour: what Runa answers to a request, given the requests before and the time.
 
 No web framework and no socket in here: ``Engine.handle`` takes a request and returns an answer, so that a model test
-can drive it in process with a clock of its own. State is kept in SQLite, in memory or in a file.
+can drive it in process with its own clock. State is kept in SQLite, in memory or in a file.
 """
 
 from __future__ import annotations
@@ -219,6 +219,8 @@ class Engine:
         """
         if api_key in self._api_keys:
             return self
+        if api_key not in self._others:
+            raise LookupError("no account has this key")
         return self._others[api_key]
 
     def add_order(self, body: Mapping[str, Any], *, status: OrderStatus = "COMPLETED") -> str:
@@ -651,11 +653,11 @@ class Engine:
 
     def _list_orders(self, query: Query) -> dict[str, Any]:
         page = Page.of(parameters(query, "limit", "after", "before"), default=100)
-        told = lies.about_list(self.lies)
-        newest_first = lies.value_of(told, "list_oldest_first") is None
+        active = lies.about_list(self.lies)
+        newest_first = lies.value_of(active, "list_oldest_first") is None
         visible = "created <= ?"
         arguments: list[Any] = [self.now()]
-        for lie in told:
+        for lie in active:
             if lie.kind == "row_late":
                 visible += " AND NOT (created > ? AND id LIKE ?)"
                 arguments += [self.now() - float(lie.value or 0), lie.order_id or "%"]
@@ -667,18 +669,20 @@ class Engine:
             (
                 *arguments,
                 *(() if page.cursor is None else (page.cursor,)),
-                min(page.limit, int(lies.value_of(told, "list_pages") or page.limit)),
+                min(page.limit, int(lies.value_of(active, "list_pages") or page.limit)),
             ),
         ).fetchall()
         if page.backwards:
             rows.reverse()
         before, after = (rows[0][0], rows[-1][0]) if rows else (None, None)
-        if rows and lies.value_of(told, "list_circle") is not None:
-            ends = self._db.execute(f"SELECT MIN(seq), MAX(seq) + 1 FROM orders WHERE {visible}", arguments).fetchone()  # noqa: S608
-            after = ends[1] if after == ends[0] else after
-        items = [lies.show_row(self._details(row, full=False), told) for row in rows]
+        if rows and lies.value_of(active, "list_circle") is not None:
+            statement = f"SELECT MIN(seq), MAX(seq) FROM orders WHERE {visible}"  # noqa: S608
+            oldest, newest = self._db.execute(statement, arguments).fetchone()
+            if after == (oldest if newest_first else newest):
+                after = newest + 1 if newest_first else oldest - 1
+        items = [lies.show_row(self._details(row, full=False), active) for row in rows]
         answer = {"items": items, "pagination": pagination(page.limit, before=before, after=after)}
-        return lies.show_list(answer, told)
+        return lies.show_list(answer, active)
 
     # -- everything else ----------------------------------------------------------------------------------------------
 

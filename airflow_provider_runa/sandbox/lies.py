@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_runa.sandbox import catalogue
+from airflow_provider_runa.sandbox import catalogue, rules
 
 _CODE = r"[A-Z]{3}"
 _STATUS = r"[A-Z_]+"
@@ -49,12 +49,15 @@ _LIST_KINDS = {
 }
 _KINDS = _ITEM_KINDS | _ORDER_KINDS | _ROW_KINDS | _LIST_KINDS
 
+#: Kinds that hide what the others change.
+_LAST = {"item_without": 1, "order_bare": 2}
+
 LIE_KINDS = tuple(_KINDS)
 
 
 @dataclass
 class Lie:
-    """Something false in the answers that show orders. Lies add up, in the order in which they were switched on.
+    """Something false in the answers that show orders. Lies add up; those about missing fields come last.
 
     Kinds for an order that is shown in full, that is by ``GET /order/{id}`` and by the answer of sync mode:
 
@@ -149,21 +152,18 @@ def show_order(order: dict[str, Any], lies: Sequence[Lie]) -> dict[str, Any]:
     :param order: all of the order, as it is.
     :param lies: all lies.
     """
-    for lie in lies:
-        if lie.kind not in _ITEM_KINDS | _ORDER_KINDS or not lie.about(order["id"]):
-            continue
+    about = [lie for lie in lies if lie.kind in _ITEM_KINDS | _ORDER_KINDS and lie.about(order["id"])]
+    for lie in sorted(about, key=lambda lie: _LAST.get(lie.kind, 0)):
         # Of an order that is PROCESSING nothing is shown that could be false, but its status.
-        if (order["status"] == "PROCESSING" and lie.kind != "order_status") or not lie.counts():
-            continue
-        if lie.kind in _ITEM_KINDS:
-            order = order | {"items": _items(order.get("items", ()), lie)}
-        elif lie.kind == "order_reversed":
-            order = order | {"items": order.get("items", [])[::-1]}
-        elif lie.kind == "order_currency":
-            order = order | {"currency": lie.value}
-        else:
-            order = _show(order, lie)
-    return bare(order) if order["status"] == "PROCESSING" else order
+        settled = order["status"] != "PROCESSING"
+        if lie.kind != "order_without" and (settled or lie.kind == "order_status") and lie.counts():
+            order = _change(order, lie)
+    if order["status"] == "PROCESSING":
+        order = bare(order)
+    for lie in about:
+        if lie.kind == "order_without" and lie.counts():
+            order = _without(order, lie.value)
+    return order
 
 
 def show_row(order: dict[str, Any], lies: Sequence[Lie]) -> dict[str, Any]:
@@ -172,22 +172,33 @@ def show_row(order: dict[str, Any], lies: Sequence[Lie]) -> dict[str, Any]:
     :param order: the order's basic details, as they are.
     :param lies: lies about the list.
     """
-    for lie in lies:
-        if lie.kind in _ROW_KINDS and lie.about(order["id"]):
-            order = _show(order, lie)
-    return bare(order) if order["status"] == "PROCESSING" else order
-
-
-def _show(order: dict[str, Any], lie: Lie) -> dict[str, Any]:
-    """Return what the kinds make of an order that its row has, too."""
-    what = lie.kind.partition("_")[2]
-    if what == "status":
-        return order | {"status": lie.value}
-    if what == "bare":
-        return bare(order)
-    if what == "without":
-        return {name: value for name, value in order.items() if name != lie.value}
+    about = [lie for lie in lies if lie.about(order["id"])]
+    for lie in about:
+        if lie.kind in ("row_status", "row_bare"):
+            order = _change(order, lie)
+    if order["status"] == "PROCESSING":
+        order = bare(order)
+    for lie in about:
+        if lie.kind == "row_without":
+            order = _without(order, lie.value)
     return order
+
+
+def _without(shown: dict[str, Any], name: str | None) -> dict[str, Any]:
+    return {field: value for field, value in shown.items() if field != name}
+
+
+def _change(order: dict[str, Any], lie: Lie) -> dict[str, Any]:
+    """Return an order with what a lie changes in it."""
+    if lie.kind in _ITEM_KINDS:
+        return order | {"items": _items(order.get("items", ()), lie)}
+    if lie.kind == "order_reversed":
+        return order | {"items": order.get("items", [])[::-1]}
+    if lie.kind == "order_currency":
+        return order | {"currency": lie.value}
+    if lie.kind in ("order_status", "row_status"):
+        return order | {"status": lie.value}
+    return bare(order)
 
 
 def _items(items: Sequence[dict[str, Any]], lie: Lie) -> list[dict[str, Any]]:
@@ -206,7 +217,7 @@ def _instead(item: dict[str, Any], lie: Lie) -> list[dict[str, Any]]:
     if lie.kind == "item_extra":
         return [item, _another(item)]
     if lie.kind == "item_without":
-        return [{name: value for name, value in item.items() if name != lie.value}]
+        return [_without(item, lie.value)]
     return [item | _CHANGES[lie.kind](item, lie.value or "")]
 
 
@@ -230,7 +241,7 @@ def _masked(address: str) -> str:
 def punycode(address: str) -> str:
     """Return an address with the ASCII form of its domain."""
     local, _, domain = address.rpartition("@")
-    return f"{local}@{domain.encode('idna').decode()}"
+    return f"{local}@{rules.ascii_domain(address) or domain}"
 
 
 def _template(item: dict[str, Any], _: str) -> dict[str, Any]:
@@ -271,5 +282,5 @@ def show_list(answer: dict[str, Any], lies: Sequence[Lie]) -> dict[str, Any]:
         if lie.kind == "list_without" and lie.value == "cursors":
             answer["pagination"].pop("cursors", None)
         elif lie.kind == "list_without":
-            answer = {name: value for name, value in answer.items() if name != lie.value}
+            answer = _without(answer, lie.value)
     return answer

@@ -230,7 +230,7 @@ class _Form:
         method = self.typed(method, _METHODS, *here)
         if "email_address" in method:
             here_too = (*here, "email_address")
-            if self.text(method["email_address"], *here_too) and not is_email(method["email_address"]):
+            if self.text(method["email_address"], *here_too) and ascii_domain(method["email_address"]) is None:
                 self.wrong("must be an e-mail address", *here_too, kind="value_error.email")
         if "recipient_reference" in method:
             self.text(
@@ -246,13 +246,12 @@ def _has_template(item: Any) -> bool:
 
 
 @lru_cache(maxsize=10_000)
-def is_email(value: str) -> bool:
-    """Return whether a text is an e-mail address that can be delivered to over the internet."""
+def ascii_domain(address: str) -> str | None:
+    """Return the domain of an e-mail address in ASCII; ``None`` if the address is none."""
     try:
-        validate_email(value, check_deliverability=False)
+        return validate_email(address, check_deliverability=False, strict=True).ascii_domain
     except EmailNotValidError:
-        return False
-    return True
+        return None
 
 
 # -- what the catalogue sells ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The sandbox as a process of its own, over real sockets: its command line, its controls, and its worst manners."""
+"""The sandbox as a process, over real sockets: its command line, its controls, and its worst manners."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_a_gateways_page_is_no_json(sandbox: RunningSandbox) -> None:
         {"kind": "status", "stauts": 500},
         {"kind": "status", "status": "soon"},
         {"kind": "status", "status": 42},
-        {"kind": "status", "count": None},
+        {"kind": "status", "count": "all"},
         {"kind": "latency", "seconds": -1},
         "drop_after",
     ],
@@ -204,7 +204,7 @@ def test_faults_can_be_cleared(sandbox: RunningSandbox) -> None:
     assert post(sandbox).status_code == 202
 
 
-def test_the_controls_tell_neither_recipients_nor_links(sandbox: RunningSandbox) -> None:
+def test_the_controls_show_neither_recipients_nor_links(sandbox: RunningSandbox) -> None:
     by_mail = {"type": "EMAIL", "email_address": "ada-7311@example.com"}
     body = order(description="Spring", metadata={"run": "1"})
     body["items"][0]["distribution_method"] = by_mail
