@@ -235,9 +235,10 @@ def test_what_the_sandbox_accepts_agrees_with_the_contract(body: Any) -> None:
 
 def test_no_body_that_the_contract_refuses_is_accepted() -> None:
     account = Checked(orders_per_minute=10**9)
-    bodies = [one for body in RIGHT.values() if len(body["items"]) == 1 for one in mutations(body)]
+    chosen = ("redemption template", "RECIPIENT", "spend rules", "MULTIPLE", "TEMPLATE", "empty")
+    bodies = [body for name in chosen for body in mutations(RIGHT[name])]
     accepted = [body for body in bodies if account.post(json.dumps(body).encode()).status == 202]
-    assert len(accepted) > len(RIGHT)
+    assert len(accepted) > len(chosen)
     for body in accepted:
         assert found(schema_of("NewOrderDetails"), body) == [], body
 
