@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CELERY_STAMP := $(VENV)/.installed-celery
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres redis chromium test test-unit test-e2e test-celery dist test-dist release-check screenshots matrix matrix-oldest matrix-newest docs/compatibility.md soak mutants docs docs-links docs/errors.md demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign constraints clean
+.PHONY: help venv lint postgres pgbouncer redis chromium test test-unit test-e2e test-celery dist test-dist release-check screenshots matrix matrix-oldest matrix-newest docs/compatibility.md soak mutants docs docs-links docs/errors.md demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9/.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -37,6 +37,9 @@ endef
 
 postgres: ## a PostgreSQL server for the tests (installs a package, if we are root)
 	$(call debian,A PostgreSQL server,command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1,postgresql,the tests that need it)
+
+pgbouncer: ## a PgBouncer for the tests (installs a package, if we are root)
+	$(call debian,PgBouncer,command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer,pgbouncer,the tests that need it)
 
 redis: ## a Redis server for test-celery (installs a package, if we are root)
 	$(call debian,A Redis server,command -v redis-server >/dev/null,redis-server,test-celery)
