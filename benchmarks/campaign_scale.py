@@ -72,7 +72,8 @@ from sqlalchemy.engine import Engine
 from airflow_provider_runa.api.client import AsyncRunaClient, RunaClient
 from airflow_provider_runa.api.statuses import read_statuses
 from airflow_provider_runa.campaign.concurrency import CONCURRENCY
-from airflow_provider_runa.campaign.ledger import Ledger, create, open_engine
+from airflow_provider_runa.campaign.ledger import Ledger
+from airflow_provider_runa.campaign.tables import BatchState, create, open_engine
 from airflow_provider_runa.campaign.pay import pay
 from airflow_provider_runa.campaign.plan import Limits, plan
 from airflow_provider_runa.campaign.settle import settle
@@ -141,7 +142,8 @@ def plan_rows(ledger: Ledger, rows: Iterator[dict[str, Any]], run: str, client: 
 
 async def pay_orders(ledger: Ledger, run: str, client: AsyncRunaClient) -> None:
     """Place the orders of all open batches."""
-    paid = await pay(ledger, owner=run, client=AsyncOrderClient(client), clock=AsyncClock())
+    batches = ledger.batches(BatchState.OPEN)
+    paid = await pay(ledger, batches=batches, owner=run, client=AsyncOrderClient(client), clock=AsyncClock())
     if paid.unplaced or paid.rejected:
         raise RuntimeError(f"pay: {paid}")
 
