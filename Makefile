@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CELERY_STAMP := $(VENV)/.installed-celery
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres pgbouncer redis chromium test test-unit test-e2e test-celery dist test-dist release-check screenshots matrix matrix-oldest matrix-newest docs/compatibility.md soak mutants docs docs-links docs/errors.md demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign bench-scale bench-pace constraints clean
+.PHONY: help venv lint postgres pgbouncer redis chromium test test-unit test-e2e test-celery dist test-dist release-check screenshots matrix matrix-oldest matrix-newest docs/compatibility.md soak mutants docs docs-links docs/errors.md docs/images/map.svg demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign bench-scale bench-pace constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9/.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -23,6 +23,7 @@ lint: $(STAMP) ## ruff (lint and format), mypy strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell airflow_provider_runa docs example_dags README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md
 
 # Installs Debian's package, if there is none and we are root: $(call debian,what it is,is it here?,package,who needs it)
 define debian
@@ -71,7 +72,7 @@ dist: $(STAMP) ## sdist and wheel, in .build/dist
 test-dist: dist ## the wheel, installed in a fresh environment, away from the sources
 	$(BIN)/python -m pytest -m dist tests/test_dist.py
 
-release-check: $(STAMP) ## may TAG be published: it names the version, and the changelog tells of it
+release-check: $(STAMP) ## checks that TAG may be published: it names the version, and the changelog has it
 	$(BIN)/python -m scripts.release_check "$$TAG"
 
 screenshots: $(STAMP) ## the pictures of docs/ui.md, as the tests of the UI see it
@@ -103,6 +104,9 @@ docs: $(STAMP) ## the documentation site, in .build/docs; every warning is an er
 
 docs-links: $(STAMP) ## follow the links to other sites, which takes a network: not a part of CI
 	$(BIN)/python -m sphinx -b linkcheck -n -q docs .build/linkcheck
+
+docs/images/map.svg: $(STAMP) ## the map of the rooms, from the code's imports
+	$(BIN)/python -m scripts.map > $@
 
 docs/errors.md: $(STAMP) ## the table of errors, from the code
 	$(BIN)/python -m scripts.error_table > $@

@@ -73,10 +73,10 @@ from airflow_provider_runa.api.client import AsyncRunaClient, RunaClient
 from airflow_provider_runa.api.statuses import read_statuses
 from airflow_provider_runa.campaign.concurrency import CONCURRENCY
 from airflow_provider_runa.campaign.ledger import Ledger
-from airflow_provider_runa.campaign.tables import BatchState, create, open_engine
 from airflow_provider_runa.campaign.pay import pay
 from airflow_provider_runa.campaign.plan import Limits, plan
 from airflow_provider_runa.campaign.settle import settle
+from airflow_provider_runa.campaign.tables import BatchState, create, open_engine
 from airflow_provider_runa.operators._placement_ports import AsyncClock, AsyncOrderClient
 from benchmarks.accepting_server import start_accepting_server
 from tests.support.postgres import MISSING, find_programs, start_postgres

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.campaign.batches import Batch
 from airflow_provider_runa.campaign.concurrency import CONCURRENCY, Offload, run_concurrently
-from airflow_provider_runa.campaign.ledger import FencedError, LEASE, Ledger
+from airflow_provider_runa.campaign.ledger import LEASE, FencedError, Ledger
 from airflow_provider_runa.campaign.tables import BatchState
 from airflow_provider_runa.placement.errors import (
     AccessRejectedError,

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine as Database
 from airflow_provider_runa.campaign import tables as tables_module
 from airflow_provider_runa.campaign.batches import Batch
 from airflow_provider_runa.campaign.errors import InvalidCampaignError, LedgerVersionError
-from airflow_provider_runa.campaign.ledger import FencedError, LEASE, Ledger, SettledItem
+from airflow_provider_runa.campaign.ledger import LEASE, FencedError, Ledger, SettledItem
 from airflow_provider_runa.campaign.rows import MAX_RECIPIENT_KEY
 from airflow_provider_runa.campaign.tables import BatchState, check, create, open_engine
 from airflow_provider_runa.placement.record import Record
