@@ -51,6 +51,9 @@ _staged = sa.Table(
     sa.Column("item", sa.Text, nullable=False),
     sa.Column("state", State(RowState)),  # of the ledger's row; NULL: the ledger has none
     sa.Column("taken", sa.Integer),
+    sa.Column("known_amount", Money),  # of the ledger's row, like state and taken
+    sa.Column("known_currency", sa.String(3)),
+    sa.Column("known_batch_id", sa.String(36)),
     prefixes=["TEMPORARY"],
     postgresql_on_commit="DROP",
 )
@@ -134,7 +137,13 @@ class Planning:
             self._connection.execute(sa.text("ANALYZE runa_staged"))
         mine = (row_table.c.campaign_id == self._campaign.id, row_table.c.recipient_key == _staged.c.recipient_key)
         self._connection.execute(
-            sa.update(_staged).where(*mine).values(state=row_table.c.state, taken=row_table.c.taken)
+            sa.update(_staged).where(*mine).values(
+                state=row_table.c.state,
+                taken=row_table.c.taken,
+                known_amount=row_table.c.amount,
+                known_currency=row_table.c.currency,
+                known_batch_id=row_table.c.batch_id,
+            )
         )
         return self._is_frozen(plan_new)
 
@@ -180,29 +189,22 @@ class Planning:
         counts = sa.select(_staged.c.state, sa.func.count()).group_by(_staged.c.state)
         rows: dict[RowState | None, int] = {state: int(count) for state, count in self._connection.execute(counts)}
         new = rows.pop(None, 0)
-        other = (
-            sa.select(sa.func.count())
-            .select_from(_staged.join(row_table, row_table.c.recipient_key == _staged.c.recipient_key))
-            .where(
-                row_table.c.campaign_id == self._campaign.id,
-                row_table.c.state == RowState.PAID,
-                sa.or_(row_table.c.amount != _staged.c.amount, row_table.c.currency != currency),
-            )
+        other = sa.select(sa.func.count()).where(
+            _staged.c.state == RowState.PAID,
+            sa.or_(_staged.c.known_amount != _staged.c.amount, _staged.c.known_currency != currency),
         )
         open_rows = (RowState.PLANNED, RowState.SENT)
-        elsewhere = (
-            sa.select(sa.func.count())
-            .select_from(
-                _staged.join(row_table, row_table.c.recipient_key == _staged.c.recipient_key)
-                .join(batch_table, batch_table.c.id == row_table.c.batch_id)
-                .join(plan_table, plan_table.c.id == batch_table.c.plan_id)
-            )
+        others = (
+            sa.select(batch_table.c.id)
+            .join(plan_table, plan_table.c.id == batch_table.c.plan_id)
             .where(
-                row_table.c.campaign_id == self._campaign.id,
-                row_table.c.state.in_(open_rows),
+                batch_table.c.campaign_id == self._campaign.id,
                 plan_table.c.run != self._run,
                 sa.or_(batch_table.c.owner.is_(None), batch_table.c.owner != self._run),
             )
+        )
+        elsewhere = sa.select(sa.func.count()).where(
+            _staged.c.state.in_(open_rows), _staged.c.known_batch_id.in_(others)
         )
         found = sa.select(sa.func.count()).select_from(self._staged_and_found())
         return Known(
