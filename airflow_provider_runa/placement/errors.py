@@ -184,6 +184,15 @@ class StillProcessingError(PlacementError):
     todo = "If no retry is left, clear the task. If orders take that long, raise its timeout."
 
 
+class OrderMismatchError(PlacementError):
+    """The order is COMPLETED, and does not pay what was ordered."""
+
+    retryable = False
+    money = "Order {order_id} is COMPLETED, but does not pay what was ordered: {problems}."
+    next = "The task fails without further retries. Nothing is sent again."
+    todo = "Compare the order with Runa's portal, and ask Runa's support."
+
+
 class LinksNotWrittenError(PlacementError):
     """The order is COMPLETED, but its payout links could not be written to ``links_to``."""
 
