@@ -31,8 +31,10 @@ _NEEDS = {
         "operators/test_lineage.py",
         "operators/test_links_to.py",
         "test_authoring.py",
+        "utils/test_assets.py",
+        "utils/test_payout_links.py",
     ],
-    "airflow.sdk.definitions.retry_policy": ["test_retries.py"],
+    "airflow.sdk.definitions.retry_policy": ["test_retry_policy.py"],
 }
 
 

@@ -83,12 +83,14 @@ class Known:
     :param new: staged rows that the ledger does not have.
     :param rows: state -> number of staged rows that the ledger has in it.
     :param other_amount: how many of those that are paid now ask for another amount or currency.
+    :param open_elsewhere: how many of those that are planned or sent belong to another run.
     :param found: rows that an order at Runa pays which the ledger did not know.
     """
 
     new: int
     rows: Mapping[RowState, int]
     other_amount: int
+    open_elsewhere: int
     found: int
 
 
@@ -187,11 +189,27 @@ class Planning:
                 sa.or_(row_table.c.amount != _staged.c.amount, row_table.c.currency != currency),
             )
         )
+        open_rows = (RowState.PLANNED, RowState.SENT)
+        elsewhere = (
+            sa.select(sa.func.count())
+            .select_from(
+                _staged.join(row_table, row_table.c.recipient_key == _staged.c.recipient_key)
+                .join(batch_table, batch_table.c.id == row_table.c.batch_id)
+                .join(plan_table, plan_table.c.id == batch_table.c.plan_id)
+            )
+            .where(
+                row_table.c.campaign_id == self._campaign.id,
+                row_table.c.state.in_(open_rows),
+                plan_table.c.run != self._run,
+                sa.or_(batch_table.c.owner.is_(None), batch_table.c.owner != self._run),
+            )
+        )
         found = sa.select(sa.func.count()).select_from(self._staged_and_found())
         return Known(
             new=new,
             rows={state: count for state, count in rows.items() if state is not None},
             other_amount=int(self._connection.execute(other).scalar_one()) if rows.get(RowState.PAID) else 0,
+            open_elsewhere=int(self._connection.execute(elsewhere).scalar_one()) if rows.keys() & {*open_rows} else 0,
             found=int(self._connection.execute(found.where(_staged.c.state.is_(None))).scalar_one()),
         )
 
@@ -378,9 +396,9 @@ def amounts_of(connection: Connection, batches: Sequence[Batch], *states: RowSta
 def ensure_found_batches(
     connection: Connection, campaign: CampaignRef, rows: Sequence[Mapping[str, Any]], now: datetime
 ) -> None:
-    """Insert the batches of orders that were found at Runa, where they are missing.
+    """Insert the batches of orders that were found at Runa, where they are missing, and open those that are settled.
 
-    :param rows: rows of the table of found orders.
+    :param rows: rows of the table of found orders, which are about to join these batches.
     """
     orders = {row["batch_id"]: row for row in rows}
     if not orders:
@@ -389,8 +407,11 @@ def ensure_found_batches(
     if connection.execute(sa.select(plan_table.c.id).where(plan_table.c.id == plan_id)).scalar() is None:
         values = {"id": plan_id, "campaign_id": campaign.id, "run": FOUND_RUN, "made_at": now}
         connection.execute(sa.insert(plan_table).values(**values))
+    settled = (batch_table.c.found, batch_table.c.state == BatchState.COMPLETED)
     for batch_id, row in orders.items():
-        if connection.execute(sa.select(batch_table.c.id).where(batch_table.c.id == batch_id)).scalar() is None:
+        mine = batch_table.c.id == batch_id
+        connection.execute(sa.update(batch_table).where(mine, *settled).values(state=BatchState.PLACED))
+        if connection.execute(sa.select(batch_table.c.id).where(mine)).scalar() is None:
             connection.execute(
                 sa.insert(batch_table).values(
                     id=batch_id,

@@ -78,7 +78,7 @@ ON_PARTIAL_FAILURE = ("fail", "warn")
 _UNPAID = (RowState.FAILED, RowState.REJECTED, RowState.MISMATCH)
 
 #: Counts of a plan that are part of the result.
-_PLAN_COUNTS = ("read", "already_paid", "other_amount", "already_open", "found", "left_out", "wrong")
+_PLAN_COUNTS = ("read", "already_paid", "other_amount", "already_open", "open_elsewhere", "found", "left_out", "wrong")
 
 #: Ids of orders that are not final -> the error, if their status could not be read.
 _Processing = Mapping[str, Exception | None]
@@ -98,7 +98,8 @@ class RunaPayoutOperator(BaseOperator):
     The operator returns a summary, ``{"campaign", "currency", "run", "rows", "amounts"}``. ``run`` is what this run
     did, in numbers of rows: ``read`` from the input; ``planned`` by this run, and of those ``paid`` (their sum is
     ``paid_amount``), ``open``, ``failed``, ``rejected``, ``mismatch``; and left out: ``already_paid`` (``other_amount``
-    of them now ask for another amount), ``already_open`` in an earlier plan, ``left_out`` because the plan is frozen,
+    of them now ask for another amount), ``already_open`` in an earlier plan (``open_elsewhere`` of
+    them in another run's), ``left_out`` because the plan is frozen,
     ``wrong``. ``rows`` and ``amounts`` are the totals of the campaign by state. Amounts are decimal strings. The ledger
     has the state of each row. Events of assets in ``outlets`` get the summary as ``extra``.
 
@@ -395,6 +396,13 @@ class RunaPayoutOperator(BaseOperator):
                 "paid again.",
                 ledger.campaign,
                 report.other_amount,
+            )
+        if report.open_elsewhere:
+            self.log.warning(
+                "Campaign %r: %d row(s) are planned by another run and not paid yet. This run does not pay them: retry "
+                'or clear that run, pay with mode="pay", or take the plan back with mode="withdraw".',
+                ledger.campaign,
+                report.open_elsewhere,
             )
         if report.left_out:
             self.log.warning(

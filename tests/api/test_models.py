@@ -1,4 +1,4 @@
-"""What may be ordered, how money goes in and comes out, and what never shows."""
+"""Validation of orders, exact amounts in requests and answers, and values that are never shown."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def multiple(*values: str) -> dict[str, Any]:
     return item(products={"type": "MULTIPLE", "values": values})
 
 
-# Each refusal: what is ordered, and the place and reason that the error must name.
+# Invalid orders, with the place and the reason that the error must name.
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "no items": ({"items": []}, "items: ", "at least 1, has 0"),
     "201 items": ({"items": [item()] * 201}, "items: ", "at most 200 entries, has 201"),

@@ -22,10 +22,13 @@ class RunningSandbox:
     """A sandbox that runs, and its controls.
 
     :param url: base URL of its API, ending in ``/v2``.
+    :param api_key: a key that it accepts.
+    :param account: key of the account that the controls are about, if not the first.
     """
 
     url: str
     api_key: str = API_KEY
+    account: str | None = None
 
     @property
     def connection(self) -> str:
@@ -34,7 +37,8 @@ class RunningSandbox:
 
     def _control(self, method: str, name: str, body: Any = None) -> Any:
         url = f"{self.url.removesuffix('/v2')}/_sandbox/{name}"
-        return httpx.request(method, url, json=body, timeout=10).raise_for_status().json()
+        headers = {} if self.account is None else {"X-Api-Key": self.account}
+        return httpx.request(method, url, json=body, headers=headers, timeout=10).raise_for_status().json()
 
     def faults(self, *faults: dict[str, Any]) -> None:
         """Let something go wrong."""
@@ -43,6 +47,32 @@ class RunningSandbox:
     def clear_faults(self) -> None:
         """Let nothing go wrong any more."""
         self._control("DELETE", "faults")
+
+    def lies(self, *lies: dict[str, Any]) -> None:
+        """Let something false be answered."""
+        self._control("POST", "lies", list(lies))
+
+    def clear_lies(self) -> None:
+        """Let the truth be answered again."""
+        self._control("DELETE", "lies")
+
+    def add_order(self, order: dict[str, Any], status: str = "COMPLETED") -> str:
+        """Add an order of somebody else, and return its id. One that is PROCESSING never ends."""
+        return str(self._control("POST", "orders", {"order": order, "status": status})["id"])
+
+    def set_status(self, order_id: str, status: str) -> None:
+        """Settle an order now, or never (PROCESSING)."""
+        self._control("POST", f"orders/{order_id}/status", {"status": status})
+
+    def set_payout(self, order_id: str, status: str, *, item: int = 0, expiry_date: str | None = None) -> None:
+        """Let a payout be claimed, cancelled or expire."""
+        body = {"status": status, "item": item, "expiry_date": expiry_date}
+        self._control("POST", f"orders/{order_id}/payout", body)
+
+    def add_account(self, api_key: str) -> RunningSandbox:
+        """Open another account of the same environment, and return it."""
+        self._control("POST", "accounts", {"api_key": api_key})
+        return RunningSandbox(self.url, api_key, account=api_key)
 
     def stats(self) -> dict[str, Any]:
         """Return counts of orders, payouts and requests."""
