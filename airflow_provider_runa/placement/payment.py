@@ -209,6 +209,8 @@ def _check(currency: str, ours: Sequence[_Item], placed: Order, theirs: Sequence
     matched = _match(ours, theirs)
     left = [position for position in range(len(theirs)) if position not in set(matched.values())]
     paid_from = (placed.payment_method and placed.payment_method.currency) or placed.currency
+    # A conversion names the other currency.
+    known = {currency, *(placed.transaction_detail or ())}
     checks = []
     for index, ours_item in enumerate(ours):
         problem: str | None = None
@@ -223,6 +225,10 @@ def _check(currency: str, ours: Sequence[_Item], placed: Order, theirs: Sequence
         item = items[position]
         if paid_from is not None and paid_from != currency:
             problem = f"it was paid from {_label(paid_from)}, not from {currency}"
+        elif placed.currency is not None and placed.currency not in known:
+            problem = f"the order is in {_label(placed.currency)}, not in {currency}"
+        elif item.currency not in (None, *known) and (placed.transaction_detail or len(ours) > 1):
+            problem = f"its amount is in {_label(str(item.currency))}, not in {currency}"
         elif _is_cancelled(item):
             problem = "its payout is CANCELLED"
         checks.append(ItemCheck(item, problem))
