@@ -33,12 +33,15 @@ MAX_USER_DESCRIPTION = 109
 #: Prefix of the metadata keys that this provider writes. The user may not use it.
 METADATA_PREFIX = "airflow_"
 
+#: Metadata key that names the deployment of a task's order.
+DEPLOYMENT = f"{METADATA_PREFIX}deployment"
+
 #: Metadata key that only a marked copy of an order has.
 MARK = f"{METADATA_PREFIX}copy"
 
 # Names of the identity's parts in the metadata. An ``order_key`` is never shown.
 _PROVENANCE: dict[str, tuple[str, ...]] = {
-    "task": ("dag_id", "run_id", "task_id", "map_index"),
+    "task": ("dag_id", "run_id", "task_id", "map_index", "deployment"),
     "campaign": ("campaign", "batch"),
     "order_key": (),
 }
@@ -90,7 +93,9 @@ class OrderIdentity:
         return cls(normalize_environment(environment), "order_key", (key,))
 
     @classmethod
-    def from_task(cls, environment: str, *, dag_id: str, run_id: str, task_id: str, map_index: int) -> OrderIdentity:
+    def from_task(
+        cls, environment: str, *, dag_id: str, run_id: str, task_id: str, map_index: int, deployment: str | None = None
+    ) -> OrderIdentity:
         """Identify the order by its task: the same task of the same DAG run places the same order.
 
         :param environment: base URL of the Runa environment.
@@ -98,8 +103,11 @@ class OrderIdentity:
         :param run_id: id of the DAG run.
         :param task_id: id of the task.
         :param map_index: index of the mapped task; -1 if it is not mapped.
+        :param deployment: name of the Airflow installation, if several with the same DAGs use one account. Default: the
+            account has only one.
         """
-        return cls(normalize_environment(environment), "task", (dag_id, run_id, task_id, str(map_index)))
+        parts = (dag_id, run_id, task_id, str(map_index), *((deployment,) if deployment else ()))
+        return cls(normalize_environment(environment), "task", parts)
 
     @classmethod
     def from_campaign(
