@@ -137,7 +137,9 @@ class Planning:
             self._connection.execute(sa.text("ANALYZE runa_staged"))
         mine = (row_table.c.campaign_id == self._campaign.id, row_table.c.recipient_key == _staged.c.recipient_key)
         self._connection.execute(
-            sa.update(_staged).where(*mine).values(
+            sa.update(_staged)
+            .where(*mine)
+            .values(
                 state=row_table.c.state,
                 taken=row_table.c.taken,
                 known_amount=row_table.c.amount,
