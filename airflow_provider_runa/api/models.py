@@ -645,14 +645,14 @@ class Pagination(_ResponseModel):
 
 
 class OrderPage(_ResponseModel):
-    """A page of the order list."""
+    """A page of the order list. An answer that lacks a part is no page: it must not count as an empty list."""
 
-    items: tuple[Order, ...] = ()
-    pagination: Pagination | None = None
+    items: tuple[Order, ...]
+    pagination: Pagination
 
 
 class ProductPage(_ResponseModel):
     """A page of the catalogue."""
 
-    catalog: tuple[Product, ...] = ()
+    catalog: tuple[Product, ...]
     pagination: Pagination | None = None

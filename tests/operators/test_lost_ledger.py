@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -288,11 +287,11 @@ def test_only_the_owner_can_read_the_file(runa: RunningSandbox, file: FileLedger
 
 
 @pytest.fixture
-def unreachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> str:
     """A connection to a PostgreSQL server that is not there."""
     connection = {"conn_type": "postgres", "host": "127.0.0.1", "port": 1, "login": "tests", "schema": "rewards"}
     monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection | {"password": "hush"}))
-    yield "127.0.0.1"
+    return "127.0.0.1"
 
 
 def test_a_database_that_cannot_be_reached_is_named(runa: RunningSandbox, unreachable: str) -> None:
