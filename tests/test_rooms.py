@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "utils": {"_compat", "api", "placement"},
     "links": set(),
     "triggers": {"api", "hooks", "utils"},
-    "sensors": {"api", "hooks", "triggers", "utils"},
+    "sensors": {"api", "hooks", "placement", "triggers", "utils"},
     "operators": {"api", "campaign", "hooks", "links", "placement", "triggers", "utils"},
     "transfers": {"api", "operators", "utils"},
     "decorators": {"api", "operators", "utils"},

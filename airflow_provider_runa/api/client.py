@@ -352,7 +352,7 @@ class RunaClient(_ClientBase):
         :param retry: send it again while the outcome is unknown, up to 5 requests in total. ``False``: send one
             request, for a caller with its own schedule.
         :param waits: wait for the account's rate limit first. ``False``: the caller has waited, see
-            :meth:`reserve_turn`.
+            ``reserve_turn``.
         :returns: the order, with all fields in sync mode, otherwise with its id and status only.
         :raises InvalidOrderError: if the mode does not fit the order.
         :raises RunaError: if Runa rejects it, or if the outcome is still unknown at the end (see

@@ -255,7 +255,11 @@ class Planning:
             for row in rows
         ]
         for first in range(0, len(values), CHUNK):
-            self._connection.execute(sa.insert(row_table), values[first : first + CHUNK])
+            chunk = values[first : first + CHUNK]
+            self._connection.execute(sa.insert(row_table), chunk)
+            known = [row["digest"] for row in chunk]
+            mine = (found_table.c.campaign_id == self._campaign.id, found_table.c.digest.in_(known))
+            self._connection.execute(sa.delete(found_table).where(*mine))
 
     def write(self, *, currency: str, most: int, new: bool) -> tuple[int, int]:
         """Write the batches of the rows that are to be paid.

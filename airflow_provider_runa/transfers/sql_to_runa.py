@@ -161,9 +161,7 @@ class SqlToRunaOperator(RunaPayoutOperator):
         if "face_value" in fields and "face_value" in defaults:
             raise InvalidOrderError("defaults: face_value has no effect, because every row of the query has its own")
         if "email_address" in fields and defaults.get("distribution_method") == {"type": "PAYOUT_LINK"}:
-            raise InvalidOrderError(
-                "defaults: PAYOUT_LINK has no effect, because every row has an address"
-            )
+            raise InvalidOrderError("defaults: PAYOUT_LINK has no effect, because every row has an address")
 
 
 def _cursor(connection: Any) -> Any:

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_runa.campaign.errors import CampaignFailedError
 from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.tables import open_engine
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
@@ -210,12 +211,15 @@ def test_the_input_may_have_changed_meanwhile(
     check_paid(runa, ledger, 300)
 
 
-def test_a_lost_ledger_is_reported(runa: RunningSandbox, ledger: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_ledger_is_reported(
+    runa: RunningSandbox, ledger: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     pay(runa, rows_of(1, 2, 3))
     ledger.restore()
     capsys.readouterr()
+    caplog.clear()
     pay(runa, rows_of(1, 2))
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().out + caplog.text
     assert "has no tables yet: creating them." in printed
     assert "Runa has 1 order(s) that this ledger did not know. Is it another database, or an older copy?" in printed
     assert "customer-" not in printed
@@ -225,6 +229,8 @@ def test_rows_of_an_order_that_failed_are_not_taken_for_paid(runa: RunningSandbo
     runa.faults({"kind": "fail_order"})
     pay(runa, rows_of(1, 2), on_partial_failure="warn")
     ledger.restore()
+    with pytest.raises(CampaignFailedError):  # the same rows have the same key, and Runa repeats its answer
+        pay(runa, rows_of(1, 2))
     assert pay(runa, rows_of(1, 2))["rows"] == {"paid": 2}
     assert runa.stats()["orders"] == {"FAILED": 1, "COMPLETED": 1}
 

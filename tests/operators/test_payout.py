@@ -66,7 +66,9 @@ def test_it_pays_every_row_once_in_orders_of_200(runa: RunningSandbox, ledger_fi
             "planned": 450,
             "paid": 450,
             "paid_amount": "4500.00",
-            **dict.fromkeys(("already_paid", "other_amount", "already_open", "found", "left_out", "wrong"), 0),
+            **dict.fromkeys(
+                ("already_paid", "other_amount", "already_open", "open_elsewhere", "found", "left_out", "wrong"), 0
+            ),
             **dict.fromkeys(("open", "failed", "rejected", "mismatch"), 0),
         },
         "rows": {"paid": 450},
@@ -249,8 +251,7 @@ def test_the_rows_that_runa_rejects_are_isolated(runa: RunningSandbox, ledger_fi
     with pytest.raises(AirflowFailException, match="18 paid, 2 rejected"):
         operator(runa, rows, defaults={}, isolate_rejections=True).execute(task_context())
     assert [line["recipient_key"] for line in rows_of(runa, ledger_file, "rejected")] == ["customer-19", "customer-7"]
-    rows[7] |= {"face_value": 12}
-    rows[19] |= {"face_value": 13}
+    rows[7], rows[19] = row(7, product="AMZ-US", amount=12), row(19, product="AMZ-US", amount=13)
     summary = operator(runa, rows, defaults={}).execute(task_context(try_number=2))
     assert summary["amounts"] == {"paid": "205.00"}
 
