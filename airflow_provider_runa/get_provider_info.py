@@ -95,6 +95,14 @@ def get_provider_info() -> dict[str, Any]:
                         "schema": {"type": ["integer", "null"], "default": 300},
                         "description": "The account's limit of order requests per minute.",
                     },
+                    "deployment": {
+                        "label": "Deployment",
+                        "schema": {"type": ["string", "null"], "default": None},
+                        "description": (
+                            "Name of this Airflow installation, such as blue. Set it, before the first order, if "
+                            "another one with the same DAGs uses the same Runa account."
+                        ),
+                    },
                 },
             }
         ],

@@ -30,6 +30,7 @@ with DAG(
         defaults={"template_id": "PT-01HQ12PV4B8XMBRTK281JM54KK"},
         currency="USD",
         ledger_conn_id="ledger",
+        new_recipients_on_rerun="pay",  # a late row of a day is paid when the day is run again
         max_per_recipient=100,
         poll_interval=5,
     )

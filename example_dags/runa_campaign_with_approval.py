@@ -1,4 +1,7 @@
-"""Plan, ask for approval, then pay: what is paid is what was approved, even if the warehouse changes later."""
+"""Plan, ask for approval, then pay: what is paid is what was approved, even if the warehouse changes later.
+
+If the answer is no, the plan is withdrawn, so that no later run of the campaign pays it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from airflow.sdk import DAG
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.transfers.sql_to_runa import SqlToRunaOperator
 
-CAMPAIGN = {"campaign": "winback/{{ run_id }}", "currency": "USD", "ledger_conn_id": "ledger"}
+CAMPAIGN = {"campaign": "winback", "currency": "USD", "ledger_conn_id": "ledger"}
 
 with DAG(
     dag_id="runa_campaign_with_approval",
@@ -36,5 +39,6 @@ with DAG(
         ),
     )
     pay = RunaPayoutOperator(task_id="pay", mode="pay", poll_interval=5, **CAMPAIGN)
+    withdraw = RunaPayoutOperator(task_id="withdraw", mode="withdraw", trigger_rule="all_skipped", **CAMPAIGN)
 
-    plan >> approve >> pay
+    plan >> approve >> pay >> withdraw

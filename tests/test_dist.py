@@ -117,16 +117,16 @@ def test_the_sdist_holds_what_its_tests_need() -> None:
 
 
 def test_the_metadata_is_complete() -> None:
-    told = metadata()
-    assert (told["Name"], told["Version"]) == ("airflow-provider-runa", __version__)
-    assert (told["License-Expression"], told["Requires-Python"]) == ("Apache-2.0", ">=3.11")
-    assert told["Description-Content-Type"] == "text/markdown"
-    assert told.get_all("Provides-Extra") == EXTRAS
+    found = metadata()
+    assert (found["Name"], found["Version"]) == ("airflow-provider-runa", __version__)
+    assert (found["License-Expression"], found["Requires-Python"]) == ("Apache-2.0", ">=3.11")
+    assert found["Description-Content-Type"] == "text/markdown"
+    assert found.get_all("Provides-Extra") == EXTRAS
     assert {
         "Framework :: Apache Airflow :: Provider",
         "Operating System :: POSIX",
         "Typing :: Typed",
-    } <= set(told.get_all("Classifier", []))
+    } <= set(found.get_all("Classifier", []))
 
 
 def test_airflow_knows_the_provider(installed: Environment) -> None:

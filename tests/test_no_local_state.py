@@ -1,7 +1,7 @@
 """A task keeps nothing on the machine it runs on: killed at its request, it is finished elsewhere, and pays once.
 
-That is what a pod is: its disk is gone with it. Each attempt is a process with a home, a working directory and a
-temporary folder of its own, in which every change of a file is refused (:mod:`tests.support.pod`).
+A pod loses its disk when it ends. Each attempt is a process with a home, a working directory and a temporary folder
+that no other process uses, in which every change of a file is blocked (:mod:`tests.support.pod`).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Pod:
         lines = self.lines()
         refusals = [line for line in lines if line.startswith(REFUSED)]
         proof = [line for line in lines[: lines.index(READY)] if line.startswith(REFUSED)]
-        assert len(proof) >= len(PROOF), "nothing proves that changes are refused"
+        assert len(proof) >= len(PROOF), "nothing proves that changes are blocked"
         assert refusals == proof, "the task tried to keep something on this machine"
         # The hook sees Python; this sees libraries in C as well.
         return not any(path for name in ("work", "home", "tmp") for path in (self.folder / name).iterdir())
@@ -101,7 +101,7 @@ class Pod:
 
 @contextmanager
 def start_pod(folder: Path, kind: str, try_number: int) -> Iterator[Pod]:
-    """Run an attempt in a process; it is gone when the block ends.
+    """Run an attempt in a process; it has ended when the block ends.
 
     :param folder: is made for it.
     :param kind: ``order`` or ``campaign``.
@@ -150,7 +150,7 @@ def test_an_attempt_that_is_evicted_at_its_request_is_finished_elsewhere(
     with start_pod(tmp_path / "first", kind, 1) as first:
         first.wait_for(held)
         first.evict()
-    # Held before, the request arrives although whoever sent it is gone; held after, its answer is lost.
+    # Held before, the request arrives although its sender has ended; held after, its answer is lost.
     held.release()
     assert sandbox.stats()["payouts"] > 0
     with start_pod(tmp_path / "second", kind, 2) as second:

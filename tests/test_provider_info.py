@@ -1,4 +1,4 @@
-"""Everything that Airflow is told of this provider is there, and every room that holds something is told of."""
+"""Everything in the provider's metadata exists, and every public module is in the metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The retry policy: what is retried, when, and what not."""
+"""The retry policy: which errors are retried, after which pause."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_each_error_has_its_own_retry(error: Exception, action: Any, pause: time
 
 
 def pause_after(error: BaseException) -> Any:
-    """Return what is decided, also once the error has been to another process."""
+    """Return the decision, and check that it is the same after the error was pickled."""
     decisions = [runa_retry_policy().evaluate(one, 1, 3) for one in (error, pickle.loads(pickle.dumps(error)))]
     assert decisions[0] == decisions[1]
     assert decisions[0].action is RetryAction.RETRY
@@ -113,7 +113,7 @@ def test_an_operator_waits_for_the_top_up(runa: RunningSandbox, campaign: dict[s
 
 
 def test_a_campaign_waits_for_the_top_up_after_it_has_deferred(runa: RunningSandbox, campaign: dict[str, Any]) -> None:
-    runa.balance("USD", "2000")  # covers one of the two orders, whichever comes first
+    runa.balance("USD", "2000")  # covers one of the two orders, the one that is placed first
     task = RunaPayoutOperator(**campaign, deferrable=True)
     task.clock = SharedClock(None)  # type: ignore[assignment] # orders stay PROCESSING
     with pytest.raises(TaskDeferred) as caught:

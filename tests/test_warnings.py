@@ -10,7 +10,7 @@ import pytest
 
 IMPORT_ALL = """
 import warnings
-warnings.filterwarnings("error", module="airflow_provider_runa")  # whichever kind, Airflow's own too
+warnings.filterwarnings("error", module="airflow_provider_runa")  # of any category, Airflow's included
 import importlib, pkgutil, airflow_provider_runa
 for module in pkgutil.walk_packages(airflow_provider_runa.__path__, "airflow_provider_runa."):
     if not module.name.endswith("__main__"):

@@ -39,6 +39,8 @@ class RunaSettings:
     :param api_version: dated version of the API. Default: ``2024-02-05``.
     :param timeout: how long one request may take, in seconds. Default: 30.
     :param orders_per_minute: the account's limit of order requests per minute. Default: 300.
+    :param deployment: name of the Airflow installation, if several with the same DAGs use one account. It is part of
+        the identity of orders without an ``order_key``. Default: the account has only one.
     """
 
     api_key: str = field(repr=False)
@@ -46,6 +48,7 @@ class RunaSettings:
     api_version: str = DEFAULT_API_VERSION
     timeout: float = DEFAULT_TIMEOUT
     orders_per_minute: int = DEFAULT_ORDERS_PER_MINUTE
+    deployment: str | None = None
 
     @classmethod
     def from_connection(cls, connection: Any) -> RunaSettings:
@@ -54,14 +57,20 @@ class RunaSettings:
         :param connection: the Airflow connection.
         :raises RunaConfigurationError: if it cannot be used.
         """
-        return cls.read(
-            f"Connection {connection.conn_id!r}",
-            SecretStr(connection.password or ""),
-            host=connection.host,
-            schema=connection.schema,
-            port=connection.port,
-            extra=connection.extra,
-        )
+        try:
+            return cls.read(
+                f"Connection {connection.conn_id!r}",
+                SecretStr(connection.password or ""),
+                host=connection.host,
+                schema=connection.schema,
+                port=connection.port,
+                extra=connection.extra,
+            )
+        except RunaConfigurationError as error:
+            problem = str(error)
+        # A traceback may show local variables, and the text of a connection contains the password.
+        del connection
+        raise RunaConfigurationError(problem)
 
     @classmethod
     def read(
@@ -93,13 +102,16 @@ class RunaSettings:
                 api_version=_api_version(settings),
                 timeout=_positive(settings, "timeout", float, DEFAULT_TIMEOUT),
                 orders_per_minute=_positive(settings, "orders_per_minute", int, DEFAULT_ORDERS_PER_MINUTE),
+                deployment=_deployment(settings),
             )
         except ValueError as error:
-            raise RunaConfigurationError(f"{source}: {error}") from None
+            problem = f"{source}: {error}"
+        del host, extra  # a mistyped host may contain a password
+        raise RunaConfigurationError(problem)
 
     def client_arguments(self) -> dict[str, Any]:
         """Return the arguments for :class:`~.client.RunaClient`."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "deployment"}
 
     @property
     def environment(self) -> str:
@@ -160,8 +172,18 @@ def _check_environment(base_url: str, key_environment: str | None) -> None:
 def _api_version(extra: Mapping[str, Any]) -> str:
     version = extra.get("api_version") or DEFAULT_API_VERSION
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", str(version)):
-        raise ValueError(f"api_version must be a date such as {DEFAULT_API_VERSION}, not {version!r}.")
+        raise ValueError(f"api_version must be a date such as {DEFAULT_API_VERSION}.")
     return str(version)
+
+
+def _deployment(extra: Mapping[str, Any]) -> str | None:
+    name = extra.get("deployment")
+    if name in (None, ""):
+        return None
+    is_name = isinstance(name, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,39}", name)
+    if not is_name or name in ("none", "null", "undefined"):  # of a template without a value
+        raise ValueError("deployment must be a name of at most 40 small letters, digits, dots, dashes and underscores.")
+    return str(name)
 
 
 def _parse_extra(extra: str | None) -> Mapping[str, Any]:
@@ -191,5 +213,5 @@ def _positive(extra: Mapping[str, Any], name: str, kind: type, default: Any) -> 
     except (TypeError, ValueError):
         number = 0
     if not 0 < number < float("inf"):
-        raise ValueError(f"{name} must be a positive number, not {value!r}.")
+        raise ValueError(f"{name} must be a positive number.")
     return number

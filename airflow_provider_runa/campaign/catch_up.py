@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from airflow_provider_runa.api.errors import RunaError, RunaNotFoundError
 from airflow_provider_runa.api.models import Order, OrderStatus
@@ -44,6 +44,7 @@ async def catch_up(
     client: OrderReader,
     clock: Clock,
     look_back: timedelta = LOOK_BACK,
+    since: datetime | None = None,
     policy: Policy = Policy(),  # noqa: B008 - immutable
 ) -> Absorbed:
     """Bring a ledger up to date with Runa's order list. Nothing is sent.
@@ -52,6 +53,7 @@ async def catch_up(
     :param client: Runa.
     :param clock: the time.
     :param look_back: how far back the list is read if this ledger has never been compared with it.
+    :param since: read the list from here on, even if the ledger was compared later.
     :param policy: how long the steps may take.
     :raises PlacementError: if the ledger cannot be brought up to date, so that nothing may be sent.
     """
@@ -61,7 +63,7 @@ async def catch_up(
         scan = OrderScan(
             client,
             clock,
-            since=compared_until(ledger) or started - look_back,
+            since=since or compared_until(ledger) or started - look_back,
             known=accounted.keys(),
             patience=policy.patience,
             pause=policy.search_pause,

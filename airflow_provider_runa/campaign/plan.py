@@ -74,6 +74,7 @@ class PlanReport:
     :param already_paid: left out, because they are paid.
     :param other_amount: how many of those now ask for another amount or currency.
     :param already_open: left out, because an earlier plan or an earlier attempt of this run has planned them.
+    :param open_elsewhere: how many of those belong to another run, which has to pay them.
     :param found: left out, because an order at Runa pays them that this ledger did not know.
     :param mismatched: left out, because their order does not show their payout as planned.
     :param left_out: left out, because this run's plan is frozen and does not contain them.
@@ -89,6 +90,7 @@ class PlanReport:
     already_paid: int = 0
     other_amount: int = 0
     already_open: int = 0
+    open_elsewhere: int = 0
     found: int = 0
     mismatched: int = 0
     left_out: int = 0
@@ -288,6 +290,7 @@ class _Planner:
         report.already_paid, report.other_amount = rows.get(RowState.PAID, 0), known.other_amount
         report.mismatched = rows.get(RowState.MISMATCH, 0)
         report.already_open = rows.get(RowState.PLANNED, 0) + rows.get(RowState.SENT, 0)
+        report.open_elsewhere = known.open_elsewhere
         report.found = known.found
         if frozen:
             report.left_out = known.new - known.found

@@ -51,6 +51,9 @@ _staged = sa.Table(
     sa.Column("item", sa.Text, nullable=False),
     sa.Column("state", State(RowState)),  # of the ledger's row; NULL: the ledger has none
     sa.Column("taken", sa.Integer),
+    sa.Column("known_amount", Money),  # of the ledger's row, like state and taken
+    sa.Column("known_currency", sa.String(3)),
+    sa.Column("known_batch_id", sa.String(36)),
     prefixes=["TEMPORARY"],
     postgresql_on_commit="DROP",
 )
@@ -83,12 +86,14 @@ class Known:
     :param new: staged rows that the ledger does not have.
     :param rows: state -> number of staged rows that the ledger has in it.
     :param other_amount: how many of those that are paid now ask for another amount or currency.
+    :param open_elsewhere: how many of those that are planned or sent belong to another run.
     :param found: rows that an order at Runa pays which the ledger did not know.
     """
 
     new: int
     rows: Mapping[RowState, int]
     other_amount: int
+    open_elsewhere: int
     found: int
 
 
@@ -132,7 +137,15 @@ class Planning:
             self._connection.execute(sa.text("ANALYZE runa_staged"))
         mine = (row_table.c.campaign_id == self._campaign.id, row_table.c.recipient_key == _staged.c.recipient_key)
         self._connection.execute(
-            sa.update(_staged).where(*mine).values(state=row_table.c.state, taken=row_table.c.taken)
+            sa.update(_staged)
+            .where(*mine)
+            .values(
+                state=row_table.c.state,
+                taken=row_table.c.taken,
+                known_amount=row_table.c.amount,
+                known_currency=row_table.c.currency,
+                known_batch_id=row_table.c.batch_id,
+            )
         )
         return self._is_frozen(plan_new)
 
@@ -178,20 +191,29 @@ class Planning:
         counts = sa.select(_staged.c.state, sa.func.count()).group_by(_staged.c.state)
         rows: dict[RowState | None, int] = {state: int(count) for state, count in self._connection.execute(counts)}
         new = rows.pop(None, 0)
-        other = (
-            sa.select(sa.func.count())
-            .select_from(_staged.join(row_table, row_table.c.recipient_key == _staged.c.recipient_key))
+        other = sa.select(sa.func.count()).where(
+            _staged.c.state == RowState.PAID,
+            sa.or_(_staged.c.known_amount != _staged.c.amount, _staged.c.known_currency != currency),
+        )
+        open_rows = (RowState.PLANNED, RowState.SENT)
+        others = (
+            sa.select(batch_table.c.id)
+            .join(plan_table, plan_table.c.id == batch_table.c.plan_id)
             .where(
-                row_table.c.campaign_id == self._campaign.id,
-                row_table.c.state == RowState.PAID,
-                sa.or_(row_table.c.amount != _staged.c.amount, row_table.c.currency != currency),
+                batch_table.c.campaign_id == self._campaign.id,
+                plan_table.c.run != self._run,
+                sa.or_(batch_table.c.owner.is_(None), batch_table.c.owner != self._run),
             )
+        )
+        elsewhere = sa.select(sa.func.count()).where(
+            _staged.c.state.in_(open_rows), _staged.c.known_batch_id.in_(others)
         )
         found = sa.select(sa.func.count()).select_from(self._staged_and_found())
         return Known(
             new=new,
             rows={state: count for state, count in rows.items() if state is not None},
             other_amount=int(self._connection.execute(other).scalar_one()) if rows.get(RowState.PAID) else 0,
+            open_elsewhere=int(self._connection.execute(elsewhere).scalar_one()) if rows.keys() & {*open_rows} else 0,
             found=int(self._connection.execute(found.where(_staged.c.state.is_(None))).scalar_one()),
         )
 
@@ -233,7 +255,11 @@ class Planning:
             for row in rows
         ]
         for first in range(0, len(values), CHUNK):
-            self._connection.execute(sa.insert(row_table), values[first : first + CHUNK])
+            chunk = values[first : first + CHUNK]
+            self._connection.execute(sa.insert(row_table), chunk)
+            known = [row["digest"] for row in chunk]
+            mine = (found_table.c.campaign_id == self._campaign.id, found_table.c.digest.in_(known))
+            self._connection.execute(sa.delete(found_table).where(*mine))
 
     def write(self, *, currency: str, most: int, new: bool) -> tuple[int, int]:
         """Write the batches of the rows that are to be paid.
@@ -378,9 +404,9 @@ def amounts_of(connection: Connection, batches: Sequence[Batch], *states: RowSta
 def ensure_found_batches(
     connection: Connection, campaign: CampaignRef, rows: Sequence[Mapping[str, Any]], now: datetime
 ) -> None:
-    """Insert the batches of orders that were found at Runa, where they are missing.
+    """Insert the batches of orders that were found at Runa, where they are missing, and open those that are settled.
 
-    :param rows: rows of the table of found orders.
+    :param rows: rows of the table of found orders, which are about to join these batches.
     """
     orders = {row["batch_id"]: row for row in rows}
     if not orders:
@@ -389,8 +415,11 @@ def ensure_found_batches(
     if connection.execute(sa.select(plan_table.c.id).where(plan_table.c.id == plan_id)).scalar() is None:
         values = {"id": plan_id, "campaign_id": campaign.id, "run": FOUND_RUN, "made_at": now}
         connection.execute(sa.insert(plan_table).values(**values))
+    settled = (batch_table.c.found, batch_table.c.state == BatchState.COMPLETED)
     for batch_id, row in orders.items():
-        if connection.execute(sa.select(batch_table.c.id).where(batch_table.c.id == batch_id)).scalar() is None:
+        mine = batch_table.c.id == batch_id
+        connection.execute(sa.update(batch_table).where(mine, *settled).values(state=BatchState.PLACED))
+        if connection.execute(sa.select(batch_table.c.id).where(mine)).scalar() is None:
             connection.execute(
                 sa.insert(batch_table).values(
                     id=batch_id,

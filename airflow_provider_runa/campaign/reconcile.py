@@ -335,6 +335,8 @@ def _compare_items(ledger: Ledger, batch: Batch, order: Order) -> Iterator[tuple
             if item.face_value != row.amount:
                 text = f"the ledger says {row.amount}, and Runa paid {item.face_value}"
                 yield AMOUNT_DIFFERS, row.recipient_key, text
+            if item.payout is not None and item.payout.status == "CANCELLED":
+                yield NOT_PAID, row.recipient_key, f"the ledger says {row.state}, and the payout is CANCELLED"
     for item in items.values():
         yield UNKNOWN_TO_LEDGER, None, f"the ledger has no row for item {item.id} of {item.face_value}"
 

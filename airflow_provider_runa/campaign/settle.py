@@ -15,7 +15,7 @@ from airflow_provider_runa.campaign import digests
 from airflow_provider_runa.campaign.batches import Batch
 from airflow_provider_runa.campaign.concurrency import Offload, run_concurrently
 from airflow_provider_runa.campaign.ledger import FencedError, Ledger, Row, SettledItem
-from airflow_provider_runa.campaign.tables import BatchState
+from airflow_provider_runa.campaign.tables import BatchState, RowState
 from airflow_provider_runa.placement.errors import OrderFailedError
 from airflow_provider_runa.placement.payment import check_items, item_of_recipient
 from airflow_provider_runa.placement.ports import Clock, OrderReader
@@ -111,6 +111,8 @@ def _check_found(
     items = placed.items or ()
     settled = {}
     for row in rows:
+        if row.state != RowState.SENT:
+            continue  # it was settled before others joined the batch
         place = places.get(row.digest, row.position)
         item = item_of_recipient(sent[row.position], placed, place=place) if row.position in sent else None
         if item is None and len(items) == len(places) and place < len(items):

@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from airflow_provider_runa.api.errors import redact
 from airflow_provider_runa.api.settings import DEFAULT_CONN_ID, RunaSettings
-from airflow_provider_runa.campaign.tables import check, open_engine
+from airflow_provider_runa.campaign.tables import check, create, open_engine
 
 RUNA_HELP = f"Airflow connection (default: RUNA_API_KEY and RUNA_BASE_URL of the environment, or {DEFAULT_CONN_ID})"
 LEDGER_HELP = "Airflow connection, or an SQLAlchemy URL"
@@ -52,25 +52,26 @@ def runa_settings(conn_id: str | None) -> RunaSettings:
 
 
 @contextlib.contextmanager
-def open_ledger(name: str) -> Iterator[Engine]:
-    """Open a ledger for reading, and close it at the end of the block.
+def open_ledger(name: str, *, reading: bool = True) -> Iterator[Engine]:
+    """Open a ledger, and close it at the end of the block.
 
     :param name: id of an Airflow connection, or an SQLAlchemy URL.
+    :param reading: only read: the tables must exist. Otherwise missing tables are created.
     :raises InvalidOrderError: if there is no ledger.
     :raises ValueError: if the URL is invalid.
     """
     if "://" not in name:
         from airflow_provider_runa.hooks.ledger import LedgerHook
 
-        with LedgerHook(name).open(reading=True) as engine:
+        with LedgerHook(name).open(reading=reading) as engine:
             yield engine
         return
     try:
-        engine = open_engine(name, reading=True)
+        engine = open_engine(name, reading=reading)
     except (ArgumentError, ValueError) as error:  # its text may repeat the URL, which contains a password
         raise ValueError(f"the ledger's URL: {redact(str(error))}") from None
     try:
-        check(engine)
+        (check if reading else create)(engine)
         yield engine
     finally:
         engine.dispose()

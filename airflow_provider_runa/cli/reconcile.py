@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 from airflow_provider_runa.campaign.reconcile import Difference
 from airflow_provider_runa.cli.common import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
-from airflow_provider_runa.operators.reconcile import compare
+from airflow_provider_runa.operators.reconcile import compare, rebuild
 from airflow_provider_runa.utils.arguments import parse_datetime
 
 SAME, DIFFERENT, FAILED = 0, 1, 2
@@ -36,6 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--since", type=_date_or_time, metavar="DATE", help="only orders placed at or after this date or time (UTC)")
     add("--until", type=_date_or_time, metavar="DATE", help="only orders placed before this date or time (UTC)")
+    add(
+        "--rebuild",
+        type=Path,
+        metavar="FILE",
+        help="first take rows of a CSV or JSONL file into the ledger that orders of the campaign pay (a lost ledger)",
+    )
     add("--ledger", required=True, metavar="CONN_ID_OR_URL", help=LEDGER_HELP)
     add("--runa", metavar="CONN_ID", help=RUNA_HELP)
     return parser
@@ -48,6 +58,14 @@ def _date_or_time(text: str) -> datetime | None:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file whose name ends in .csv or .jsonl."""
+    with path.open(newline="", encoding="utf-8") as file:
+        if path.suffix == ".csv":
+            return [{name: value for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
+        return [json.loads(line) for line in file if line.strip()]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare the ledger with Runa, and print the differences as a table.
 
@@ -58,8 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.campaign is None and options.since is None:
         parser.error("set --campaign or --since")
+    if options.rebuild is not None and options.campaign is None:
+        parser.error("--rebuild needs --campaign")
     try:
-        with without_a_log(), open_ledger(options.ledger) as engine:
+        with without_a_log(), open_ledger(options.ledger, reading=options.rebuild is None) as engine:
+            if options.rebuild is not None:
+                rows, settings = _read_rows(options.rebuild), runa_settings(options.runa)
+                rebuild(engine, settings, options.campaign, rows, defaults={}, since=options.since)
             period = {"since": options.since, "until": options.until}
             result = compare(engine, runa_settings(options.runa), campaign=options.campaign, **period)
     except Exception as error:  # every error: status 1 would report a difference

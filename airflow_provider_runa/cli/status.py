@@ -184,7 +184,7 @@ def _campaign(console: Console, options: argparse.Namespace) -> int:
                 ],
             )
         )
-    return NOT_FINE if counts[RowState.FAILED] or counts[RowState.REJECTED] else FINE
+    return NOT_FINE if any(counts[state] for state in (RowState.FAILED, RowState.REJECTED, RowState.MISMATCH)) else FINE
 
 
 def _balance(console: Console, options: argparse.Namespace) -> int:

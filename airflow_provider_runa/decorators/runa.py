@@ -6,6 +6,7 @@ no XCom and no rendered field has it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
@@ -16,11 +17,11 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
-from airflow_provider_runa.api.errors import InvalidOrderError
+from airflow_provider_runa.api.errors import InvalidOrderError, redact
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from airflow_provider_runa.utils.failures import to_airflow_exception
-from airflow_provider_runa.utils.masking import MaskRecipientsMixin, mask_recipients
+from airflow_provider_runa.utils.masking import EXCERPT_LENGTH, MaskRecipientsMixin, mask_recipients, printable
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
@@ -50,8 +51,13 @@ class _FromFunction(DecoratedOperator):
     """Calls the decorated function."""
 
     def _call(self, context: Context) -> Any:
-        context_merge(context, self.op_kwargs)
-        return self.python_callable(*self.op_args, **determine_kwargs(self.python_callable, self.op_args, context))
+        return self.python_callable(*self.op_args, **self._keyword_arguments(context))
+
+    def _keyword_arguments(self, context: Context) -> Mapping[str, Any]:
+        # A copy: op_kwargs may contain recipients, and the context is a local variable of many frames.
+        values = copy.copy(context)
+        context_merge(values, self.op_kwargs)
+        return determine_kwargs(self.python_callable, self.op_args, values)
 
     @staticmethod
     def xcom_push(context: Context, key: str, value: Any) -> None:
@@ -109,13 +115,16 @@ class RunaOrderDecoratedOperator(_FromFunction, RunaCreateOrderOperator):
         self._take(self._call(context))
         return super()._wanted(context)
 
+    def _rendered(self) -> NewOrder | None:
+        return None  # only the function knows, and it is called once
+
     def _take(self, returned: Any) -> None:
         mask_recipients([returned])
         arguments = dict(returned) if isinstance(returned, Mapping) else {"items": returned}
         if unknown := sorted(str(name) for name in set(arguments) - set(RETURNED)):
+            shown = ", ".join(printable(redact(name)[:EXCERPT_LENGTH]) for name in unknown[:5])
             raise InvalidOrderError(
-                f"the function returned {', '.join(unknown[:5])}, which is not allowed; it may return "
-                f"{', '.join(RETURNED)}"
+                f"the function returned {shown}, which is not allowed; it may return {', '.join(RETURNED)}"
             )
         if "items" not in arguments:
             raise InvalidOrderError("items: the function did not return any")

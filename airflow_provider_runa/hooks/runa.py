@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseHook
 
@@ -15,6 +15,7 @@ from airflow_provider_runa.api.errors import (
     RunaError,
     RunaForbiddenError,
     RunaRequestError,
+    redact,
 )
 from airflow_provider_runa.api.settings import (
     DEFAULT_API_VERSION,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_CONN_ID", "RunaHook", "RunaSettings"]
 
+C = TypeVar("C", RunaClient, AsyncRunaClient)
+
 
 def _explain_estimate(error: RunaRequestError, settings: RunaSettings) -> RunaRequestError:
     """Return the error; for the playground, with the reason that it has no estimates (see Runa's guide)."""
@@ -39,14 +42,33 @@ def _explain_estimate(error: RunaRequestError, settings: RunaSettings) -> RunaRe
     return type(error)(error.status, error.type, f"{message}({why})", error.help, error.details)
 
 
+def _create(kind: type[C], settings: RunaSettings) -> C:
+    """Create a client.
+
+    :raises RunaConfigurationError: if httpx does not accept the base URL, or a proxy or certificate file that the
+        environment sets.
+    """
+    try:
+        return kind(**settings.client_arguments())
+    except Exception as error:
+        problem = f"{type(error).__name__}: {redact(str(error))}"
+    # Not chained: in the traceback of httpx's exception, local variables contain the API key.
+    raise RunaConfigurationError(
+        f"The client for {settings.base_url} cannot be created ({problem}); check the base URL of the connection, and "
+        "the proxy settings of the worker"
+    )
+
+
 class RunaHook(BaseHook):
     """Connects to Runa's payouts API.
 
     .. seealso:: :doc:`/connection`
 
     The connection's password is the API key, which also determines the environment: ``wg…`` is production, ``XX…`` the
-    playground. A host (base URL) is needed only for another API, such as the sandbox. Each method exists twice:
-    ``get_order`` for synchronous code, ``aget_order`` for asynchronous code, and so on.
+    playground. A host (base URL) is needed only for another API, such as the sandbox. If two Airflow installations with
+    the same DAGs use one account, the extra ``deployment`` of their connections names each of them, which keeps the
+    orders of their tasks apart. Each method exists twice: ``get_order`` for synchronous code, ``aget_order`` for
+    asynchronous code, and so on.
 
     :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``.
     """
@@ -77,6 +99,7 @@ class RunaHook(BaseHook):
             "api_version": text(StringField, "API version", DEFAULT_API_VERSION),
             "timeout": text(IntegerField, "Timeout (seconds)", int(DEFAULT_TIMEOUT)),
             "orders_per_minute": text(IntegerField, "Orders per minute", DEFAULT_ORDERS_PER_MINUTE),
+            "deployment": text(StringField, "Deployment", None),
         }
 
     @classmethod
@@ -108,7 +131,7 @@ class RunaHook(BaseHook):
     def get_conn(self) -> RunaClient:
         """Return the client of this hook. It keeps its connections open until :meth:`close` is called."""
         if self._client is None:
-            self._client = RunaClient(**self.get_settings().client_arguments())
+            self._client = _create(RunaClient, self.get_settings())
         return self._client
 
     async def aget_conn(self) -> AsyncRunaClient:
@@ -116,7 +139,7 @@ class RunaHook(BaseHook):
         if self._async_client is None:
             settings = await self.aget_settings()
             if self._async_client is None:  # another coroutine may have created it in the meantime
-                self._async_client = AsyncRunaClient(**settings.client_arguments())
+                self._async_client = _create(AsyncRunaClient, settings)
         return self._async_client
 
     def close(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,17 @@ from sqlalchemy.engine import Engine
 
 from airflow_provider_runa.api.client import AsyncRunaClient
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
+from airflow_provider_runa.api.statuses import read_statuses
+from airflow_provider_runa.campaign.catch_up import catch_up
 from airflow_provider_runa.campaign.errors import LedgerDiffersError
+from airflow_provider_runa.campaign.ledger import Ledger
+from airflow_provider_runa.campaign.plan import recover
 from airflow_provider_runa.campaign.reconcile import Difference, Reconciliation, reconcile
+from airflow_provider_runa.campaign.settle import settle
 from airflow_provider_runa.hooks.ledger import LedgerHook
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook, RunaSettings
-from airflow_provider_runa.utils.arguments import parse_datetime
+from airflow_provider_runa.operators._placement_ports import AsyncClock, AsyncOrderClient
+from airflow_provider_runa.utils.arguments import parse_datetime, read_json
 from airflow_provider_runa.utils.failures import to_airflow_exception
 
 if TYPE_CHECKING:
@@ -42,13 +49,25 @@ class RunaReconcileOperator(BaseOperator):
     :param since: compare orders placed at or after this time: a ``datetime``, or text such as ``2026-01-31`` or
         ``{{ data_interval_start }}``, in UTC if it has no zone. Default: the campaign's first plan. (templated)
     :param until: compare orders placed before this time. Default: no limit. (templated)
+    :param rows: rebuild a ledger that was lost, before it is compared: rows that may have been paid, as
+        :class:`~.operators.payout.RunaPayoutOperator` takes them. Those that an order of the campaign pays, since
+        ``since``, are taken into the ledger. Nothing is planned and nothing is sent. (templated)
+    :param defaults: values for fields that ``rows`` do not have. (templated)
     :param ledger_conn_id: id of the Airflow connection to the ledger's database. (templated)
     :param runa_conn_id: id of the Airflow connection to Runa. Default: ``runa_default``. (templated)
     :raises AirflowFailException: if anything differs, or if no retry can fix the failure.
     :raises RunaError: if Runa gives no usable answer.
     """
 
-    template_fields: Sequence[str] = ("campaign", "since", "until", "ledger_conn_id", "runa_conn_id")
+    template_fields: Sequence[str] = (
+        "campaign",
+        "since",
+        "until",
+        "rows",
+        "defaults",
+        "ledger_conn_id",
+        "runa_conn_id",
+    )
     ui_color = "#e8e3ff"
 
     def __init__(
@@ -58,15 +77,22 @@ class RunaReconcileOperator(BaseOperator):
         campaign: str | None = None,
         since: datetime | str | None = None,
         until: datetime | str | None = None,
+        rows: Any = None,
+        defaults: Mapping[str, Any] | None = None,
         runa_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if campaign is None and since is None:
             raise ValueError("campaign, since: set at least one of them")
+        if rows is not None and campaign is None:
+            raise ValueError("rows: a ledger is rebuilt for one campaign; set campaign")
         self.campaign = campaign
         self.since = since
         self.until = until
+        self.rows = rows
+        self.defaults = defaults
+        self._rebuilds = rows is not None
         self.ledger_conn_id = ledger_conn_id
         self.runa_conn_id = runa_conn_id
         # A field that renders to None must not silently change what is compared.
@@ -101,8 +127,46 @@ class RunaReconcileOperator(BaseOperator):
             raise InvalidOrderError(f"{missing[0]}: its value is missing")
         since, until = parse_datetime("since", self.since), parse_datetime("until", self.until)
         settings = RunaHook(self.runa_conn_id).get_settings()
-        with LedgerHook(self.ledger_conn_id).open(reading=True) as engine:
+        with LedgerHook(self.ledger_conn_id).open(reading=not self._rebuilds) as engine:
+            if self._rebuilds:
+                rows = read_json("rows", self.rows)
+                found = rebuild(engine, settings, str(self.campaign), rows, defaults=self.defaults or {}, since=since)
+                self.log.info("Campaign %r: %d row(s) were taken into the ledger.", self.campaign, found)
             return compare(engine, settings, campaign=self.campaign, since=since, until=until)
+
+
+def rebuild(
+    engine: Engine,
+    settings: RunaSettings,
+    campaign: str,
+    rows: Iterable[Any],
+    *,
+    defaults: Mapping[str, Any],
+    since: datetime | None,
+) -> int:
+    """Take rows into a ledger that orders at Runa pay; return how many. Nothing is planned and nothing is sent.
+
+    :param engine: the ledger's database.
+    :param settings: the settings of the connection to Runa.
+    :param campaign: name of the campaign.
+    :param rows: rows that may have been paid.
+    :param defaults: values for fields that they do not have.
+    :param since: read Runa's order list from here on; ``None`` for 31 days back.
+    :raises RunaError: if a row is wrong, or Runa's orders cannot be read.
+    """
+    ledger, clock = Ledger(engine, settings.base_url, campaign.strip()), AsyncClock()
+
+    async def look(*, since: datetime | None) -> int:
+        async with AsyncRunaClient(**settings.client_arguments()) as client:
+            reader = AsyncOrderClient(client)
+            statuses = functools.partial(read_statuses, client)
+            await settle(ledger, client=reader, statuses=statuses, clock=clock)
+            found = await catch_up(ledger, client=reader, clock=clock, since=since)
+            report = await asyncio.to_thread(recover, ledger, rows, run="rebuild", defaults=defaults, now=clock.now())
+            await settle(ledger, client=reader, statuses=statuses, clock=clock)
+            return found.rows + report.found
+
+    return asyncio.run(look(since=since))
 
 
 def _shown(difference: Difference) -> tuple[str, str, str | None, str]:

@@ -18,23 +18,36 @@ from airflow_provider_runa.operators._placement_ports import BlockingOrderClient
 from airflow_provider_runa.placement.errors import (
     LinksNotWrittenError,
     OrderFailedError,
+    OrderMismatchError,
+    RecordUnavailableError,
     StatusUnreadableError,
     StillProcessingError,
 )
-from airflow_provider_runa.placement.identity import OrderIdentity
+from airflow_provider_runa.placement.identity import DEPLOYMENT, OrderIdentity
+from airflow_provider_runa.placement.payment import Expectation, unpaid
 from airflow_provider_runa.placement.place import KEY_MEMORY, Attempt, Placement, Policy, place
 from airflow_provider_runa.placement.ports import run_blocking
 from airflow_provider_runa.triggers._events import EventStatus, read_event
 from airflow_provider_runa.triggers.runa import EVENT_STATUSES, RunaOrderTrigger
-from airflow_provider_runa.utils.arguments import NOTSET, read_amount, read_days, read_items, to_seconds, unset_to_none
+from airflow_provider_runa.utils.arguments import (
+    NOTSET,
+    check_own_task,
+    read_amount,
+    read_days,
+    read_items,
+    to_seconds,
+    unset_to_none,
+)
 from airflow_provider_runa.utils.assets import add_asset_event_extra
 from airflow_provider_runa.utils.failures import to_airflow_exception
-from airflow_provider_runa.utils.masking import MaskRecipientsMixin
+from airflow_provider_runa.utils.masking import MaskRecipientsMixin, printable
 from airflow_provider_runa.utils.openlineage import build_lineage
 from airflow_provider_runa.utils.payout_links import check_links_target, write_payout_links
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_runa.api.settings import RunaSettings
 
 #: How long a deferrable task polls before it defers, in seconds. Most orders are final by then, and a trigger that
 #: fires right after the deferral is a risk (see ``triggers.runa``).
@@ -42,6 +55,12 @@ INLINE_SECONDS = 15.0
 
 #: Pauses between the first polls, in seconds.
 _FIRST_PAUSES = (1.0, 2.0, 4.0, 8.0)
+
+#: Pauses before a COMPLETED order that does not pay what was ordered is read again, in seconds.
+_PAUSES_BEFORE_MISMATCH = (0.0, 2.0, 5.0)
+
+#: Number of problems that an error lists.
+_MOST_LISTED = 5
 
 
 class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
@@ -51,7 +70,8 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
 
     Retries, clears and crashes do not pay twice: for one order identity there is never more than one order that is not
     FAILED, and the task succeeds only with that order. The identity is the ``order_key``, or by default the task
-    instance.
+    instance. A COMPLETED order is compared with what was ordered: each item must be there, with its amount, and its
+    payout must not be cancelled.
 
     The operator pushes the XCom ``order``, ``{"id", "status", "currency", "face_value", "items", "total_price",
     "total_discount"}``. ``face_value`` is the sum of the payouts in the currency of their products, ``items`` is their
@@ -64,10 +84,12 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         A list, an XCom, or a template that renders to a list or to JSON. (templated)
     :param currency: currency of the account balance that pays, three capital letters. (templated)
     :param description: text that Runa's portal shows and recipients do not see; at most 109 characters. (templated)
-    :param metadata: pairs of strings to find the order by, at most 14 (18 with an ``order_key``). (templated)
+    :param metadata: pairs of strings to find the order by, at most 14 (18 with an ``order_key``, 13 if the connection
+        names its deployment). (templated)
     :param order_key: business key of the order, such as ``spring-winback/customer-42``. All tasks with the same key
-        share one order, which is paid once. Default: the task instance, so that each run and each mapped task pays
-        once. ``None`` is rejected, because it may be a missing value. (templated)
+        share one order, which is paid once, also in other Airflow installations on the same account. Default: the
+        task instance, so that each run and each mapped task pays once. ``None`` is rejected, because it may be a
+        missing value. (templated)
     :param look_back: how long ago *another* run may have sent its first request (a rejected one included) for the same
         ``order_key``: a ``timedelta`` or a number of days. Runa remembers requests for 29 days; for a longer time, the
         order list is searched before the first request. Default: 28 days. (templated)
@@ -162,17 +184,20 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
                 order = self._place(hook, context, wanted).order
                 if self._waits():
-                    order = self._wait(hook, order)
+                    order = self._wait(hook, order, wanted)
+                if order.status == OrderStatus.COMPLETED:
+                    order = self._check_paid(hook, order, Expectation.of(wanted))
             self._write_payout_links(order, wanted)
         except RunaError as error:
             raise to_airflow_exception(error) from None
         return self._report(context, order, wanted)
 
-    def execute_complete(self, context: Context, event: Any = None) -> str:
+    def execute_complete(self, context: Context, event: Any = None, expected: Any = None) -> str:
         """Continue with the order after the trigger's event.
 
         :param context: the task's context.
         :param event: the event of :class:`~.RunaOrderTrigger`.
+        :param expected: what the order must pay; see :meth:`.Expectation.to_json`. ``dag.test()`` does not pass it.
         """
         event = read_event(event, allowed=EVENT_STATUSES, needs="orders")
         (order_id,) = event["orders"]
@@ -186,8 +211,12 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
                     if self._completed(order) is None:  # the list, which the trigger may have read, was newer
                         run_blocking(self.clock.sleep(pause))
                         order = self._fetch(hook, order_id)
-            if self._completed(order) is None:
-                raise StillProcessingError(order_id=order_id, seconds=f"at most {self.timeout:.0f}")
+                if self._completed(order) is None:
+                    raise StillProcessingError(order_id=order_id, seconds=f"at most {self.timeout:.0f}")
+                expectation = Expectation.from_json(expected)
+                order = self._check_paid(hook, order, expectation)
+            if expectation is None:
+                self._warn_if_changed(order)
             if self._has_links_to:
                 try:
                     wanted = self._wanted(context)
@@ -227,19 +256,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
     def _place(self, hook: RunaHook, context: Context, order: NewOrder) -> Placement:
         settings = hook.get_settings()
         self._environment = settings.base_url
-        task = context["ti"]
-        if self._has_order_key:
-            if self.order_key is None:
-                raise InvalidOrderError("order_key: its value is missing; omit it to pay once per task instance")
-            identity = OrderIdentity.from_order_key(settings.base_url, self.order_key)
-        else:
-            identity = OrderIdentity.from_task(
-                settings.base_url,
-                dag_id=task.dag_id,
-                run_id=task.run_id,
-                task_id=task.task_id,
-                map_index=-1 if task.map_index is None else task.map_index,
-            )
+        identity = self._identity(settings, context)
         self.log.info(
             "Placing an order of %d item(s), %s in total face value, on %s; reference %s.",
             len(order.items),
@@ -251,7 +268,8 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
             place(
                 order,
                 identity,
-                Attempt(task.try_number, self._began_after(context), self._look_back()),
+                # `airflow tasks test` has try number 0.
+                Attempt(max(1, context["ti"].try_number), self._began_after(context), self._look_back()),
                 execution_mode=self.execution_mode,
                 client=BlockingOrderClient(hook.get_conn()),
                 records=TaskStateRecords(context.get("task_state_store"), identity),
@@ -263,11 +281,50 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         self.log.info(
             "Order %s is %s (reference %s%s).",
             placement.order.id,
-            placement.order.status,
+            printable(placement.order.status),
             placement.reference,
             ", placed earlier" if placement.adopted else "",
         )
+        deployment = (placement.order.metadata or {}).get(DEPLOYMENT)
+        if deployment not in (None, settings.deployment):
+            self.log.warning(
+                "Order %s was placed by deployment %s, and the connection names deployment %s.",
+                placement.order.id,
+                printable(str(deployment)),
+                settings.deployment,
+            )
         return placement
+
+    def _identity(self, settings: RunaSettings, context: Context) -> OrderIdentity:
+        if self._has_order_key:
+            if self.order_key is None:
+                raise InvalidOrderError("order_key: its value is missing; omit it to pay once per task instance")
+            return OrderIdentity.from_order_key(settings.base_url, self.order_key)
+        check_own_task(self, context)
+        task = context["ti"]
+        names: dict[str, Any] = {
+            "dag_id": task.dag_id,
+            "run_id": task.run_id,
+            "task_id": task.task_id,
+            "map_index": -1 if task.map_index is None else task.map_index,
+        }
+        identity = OrderIdentity.from_task(settings.base_url, **names, deployment=settings.deployment)
+        if settings.deployment is not None:
+            without = OrderIdentity.from_task(settings.base_url, **names)
+            if self._has_record(context, without):
+                self.log.warning(
+                    "This task placed its order before the connection named its deployment; it continues with that "
+                    "order."
+                )
+                return without
+        return identity
+
+    def _has_record(self, context: Context, identity: OrderIdentity) -> bool:
+        """Return whether this task, in this Airflow installation, has sent an order of an identity before."""
+        try:
+            return run_blocking(TaskStateRecords(context.get("task_state_store"), identity).load()) is not None
+        except Exception as error:
+            raise RecordUnavailableError(verb="read", reason=type(error).__name__) from None
 
     def _build(self) -> NewOrder:
         """Return the order of the rendered fields, after all checks that are possible before it is sent."""
@@ -294,6 +351,13 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         """Return the order again, after a deferral."""
         return self._build()
 
+    def _rendered(self) -> NewOrder | None:
+        """Return the order that the fields describe now, ``None`` if they do not describe one."""
+        try:
+            return self._build()
+        except InvalidOrderError:
+            return None
+
     def _look_back(self) -> timedelta | None:
         return read_days("look_back", self.look_back) if self._has_look_back else None
 
@@ -309,7 +373,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
     def _waits(self) -> bool:
         return self.wait_for_completion or self.execution_mode == "sync"
 
-    def _wait(self, hook: RunaHook, order: Order) -> Order:
+    def _wait(self, hook: RunaHook, order: Order, wanted: NewOrder) -> Order:
         """Poll until the order is COMPLETED; a deferrable task defers after :data:`INLINE_SECONDS`."""
         began = self.clock.now()
         deadline = began + timedelta(seconds=self.timeout)
@@ -319,10 +383,11 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
             if now >= deadline:
                 raise StillProcessingError(order_id=order.id, seconds=f"{self.timeout:.0f}")
             if self.deferrable and now - began >= timedelta(seconds=INLINE_SECONDS):
-                self.log.info("Order %s is %s: waiting in the triggerer.", order.id, order.status)
+                self.log.info("Order %s is %s: waiting in the triggerer.", order.id, printable(order.status))
                 self.defer(
                     trigger=RunaOrderTrigger([order.id], self.runa_conn_id, self.poll_interval, deadline.timestamp()),
                     method_name="execute_complete",
+                    kwargs={"expected": Expectation.of(wanted).to_json()},
                     timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
                 )
             pause = min(next(pauses, self.poll_interval), self.poll_interval, (deadline - now).total_seconds())
@@ -341,6 +406,36 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
             return None
         self.log.info("Order %s is COMPLETED.", order.id)
         return order
+
+    def _check_paid(self, hook: RunaHook, order: Order, expected: Expectation | None) -> Order:
+        """Return a COMPLETED order in full, if it pays what was ordered.
+
+        An order that does not is read again a few times, because Runa may show its items late.
+
+        :param expected: what was ordered. ``None`` if that is not known: then all that the order shows must be paid.
+        :raises OrderMismatchError: if it does not pay what was ordered.
+        """
+        for pause in (*_PAUSES_BEFORE_MISMATCH, None):
+            problems = unpaid(order) if expected is None else expected.mismatches(order)
+            if not problems:
+                return order
+            if pause is None:
+                break
+            run_blocking(self.clock.sleep(pause))
+            order = self._fetch(hook, order.id)
+            self._completed(order)
+        more = f"; and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
+        raise OrderMismatchError(order_id=order.id, problems="; ".join(problems[:_MOST_LISTED]) + more)
+
+    def _warn_if_changed(self, order: Order) -> None:
+        """Log how an order differs from the task's fields, which may have been rendered anew since it was placed."""
+        rendered = self._rendered()
+        if rendered is not None and (problems := Expectation.of(rendered).mismatches(order)):
+            self.log.warning(
+                "Order %s differs from what the task's fields are now: %s.",
+                order.id,
+                "; ".join(problems[:_MOST_LISTED]),
+            )
 
     def _fetch(self, hook: RunaHook, order_id: str) -> Order:
         self._order_id = order_id

@@ -6,6 +6,7 @@ link or a key. ``retryable`` says whether another attempt may end differently.
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from airflow_provider_runa.api.errors import RunaError
@@ -28,12 +29,12 @@ class PlacementError(RunaError):
 
     def __init__(self, **facts: Any) -> None:
         self.facts = facts
-        super().__init__("\n".join(text.format(**facts) for text in (self.money, self.next, self.todo)))
+        super().__init__("\n".join(_line(text, facts) for text in (self.money, self.next, self.todo)))
 
     @property
     def happened(self) -> str:
         """The first line: what happened to the money."""
-        return self.money.format(**self.facts)
+        return _line(self.money, self.facts)
 
     @property
     def cause(self) -> RunaError | None:
@@ -43,6 +44,12 @@ class PlacementError(RunaError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.facts)
+
+
+def _line(text: str, facts: dict[str, Any]) -> str:
+    """Return a line with its facts, which may be texts of Runa's: on one line, and without control characters."""
+    line = re.sub(r"\s*[\r\n]+\s*", " ", text.format(**facts))
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def _rebuild(kind: type[PlacementError], facts: dict[str, Any]) -> PlacementError:
@@ -92,6 +99,18 @@ class OutcomeUnknownError(PlacementError):
     money = "Unknown whether the order was placed (last answer: {answer})."
     next = "The next retry sends the same order under the same idempotency key, which cannot pay twice."
     todo = "If no retry is left, clear the task. To check yourself, search for {reference} in the Runa portal."
+
+
+class RunaOutOfReachError(PlacementError):
+    """No connection to Runa could be made in the whole attempt."""
+
+    retryable = True
+    money = "Nothing was sent in this attempt: Runa cannot be reached ({answer}); {earlier}."
+    next = "The next retry sends the order."
+    todo = (
+        "Check the host of the connection and the network; for the sandbox, check that runa-sandbox is running. If no "
+        "retry is left, clear the task."
+    )
 
 
 class InconclusiveSearchError(PlacementError):
@@ -182,6 +201,15 @@ class StillProcessingError(PlacementError):
     money = "Order {order_id} was placed and is still PROCESSING after {seconds} s. Runa continues with it."
     next = "The next retry waits for the same order and sends nothing."
     todo = "If no retry is left, clear the task. If orders take that long, raise its timeout."
+
+
+class OrderMismatchError(PlacementError):
+    """The order is COMPLETED, and does not pay what was ordered."""
+
+    retryable = False
+    money = "Order {order_id} is COMPLETED, but does not pay what was ordered: {problems}."
+    next = "The task fails without further retries. Nothing is sent again."
+    todo = "Compare the order with Runa's portal, and ask Runa's support."
 
 
 class LinksNotWrittenError(PlacementError):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrder
-from airflow_provider_runa.placement.missing import is_missing
+from airflow_provider_runa.placement.keys import find_invisible, is_missing, to_key
 
 # The fixed namespace of this provider. A new one would give every order under way a new key.
 KEY_NAMESPACE = uuid.UUID("5b2e1f0a-6c53-4d0e-9a3f-0f6f1f3c7d11")
@@ -33,12 +33,15 @@ MAX_USER_DESCRIPTION = 109
 #: Prefix of the metadata keys that this provider writes. The user may not use it.
 METADATA_PREFIX = "airflow_"
 
+#: Metadata key that names the deployment of a task's order.
+DEPLOYMENT = f"{METADATA_PREFIX}deployment"
+
 #: Metadata key that only a marked copy of an order has.
 MARK = f"{METADATA_PREFIX}copy"
 
 # Names of the identity's parts in the metadata. An ``order_key`` is never shown.
 _PROVENANCE: dict[str, tuple[str, ...]] = {
-    "task": ("dag_id", "run_id", "task_id", "map_index"),
+    "task": ("dag_id", "run_id", "task_id", "map_index", "deployment"),
     "campaign": ("campaign", "batch"),
     "order_key": (),
 }
@@ -74,23 +77,29 @@ class OrderIdentity:
         """Identify the order by a business key such as ``spring-winback/customer-42``.
 
         :param environment: base URL of the Runa environment.
-        :param order_key: the key. It is the same for every attempt to pay this order, in any run of any DAG.
-        :raises InvalidOrderError: if the key is not text, or looks like a missing value.
+        :param order_key: the key, as :func:`~.keys.to_key` reads it. It is the same for every attempt to pay this
+            order, in any run of any DAG.
+        :raises InvalidOrderError: if the key is not text, looks like a missing value, or has an invisible character.
         """
         if not isinstance(order_key, str):
             raise InvalidOrderError(
                 f"order_key: must be text, not {type(order_key).__name__}; give it a prefix, as in 'customer-42'"
             )
-        key = order_key.strip()
+        key, problem = to_key(order_key), find_invisible(order_key)
         if is_missing(key):
             raise InvalidOrderError(
                 f"order_key: rendered to {key!r}, which looks like a missing value; every order with that key "
                 "would count as one and the same"
             )
+        if problem:
+            del order_key, key  # a traceback may show local variables
+            raise InvalidOrderError(f"order_key: {problem}")
         return cls(normalize_environment(environment), "order_key", (key,))
 
     @classmethod
-    def from_task(cls, environment: str, *, dag_id: str, run_id: str, task_id: str, map_index: int) -> OrderIdentity:
+    def from_task(
+        cls, environment: str, *, dag_id: str, run_id: str, task_id: str, map_index: int, deployment: str | None = None
+    ) -> OrderIdentity:
         """Identify the order by its task: the same task of the same DAG run places the same order.
 
         :param environment: base URL of the Runa environment.
@@ -98,8 +107,11 @@ class OrderIdentity:
         :param run_id: id of the DAG run.
         :param task_id: id of the task.
         :param map_index: index of the mapped task; -1 if it is not mapped.
+        :param deployment: name of the Airflow installation, if several with the same DAGs use one account. Default: the
+            account has only one.
         """
-        return cls(normalize_environment(environment), "task", (dag_id, run_id, task_id, str(map_index)))
+        parts = (dag_id, run_id, task_id, str(map_index), *((deployment,) if deployment else ()))
+        return cls(normalize_environment(environment), "task", parts)
 
     @classmethod
     def from_campaign(

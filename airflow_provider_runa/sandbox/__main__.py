@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine, Fault
+from airflow_provider_runa.sandbox import DEFAULT_API_KEY
 
 
 def _balance(text: str) -> tuple[str, Decimal]:
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import uvicorn
 
         from airflow_provider_runa.sandbox.app import create_app
+        from airflow_provider_runa.sandbox.engine import Engine, Fault
     except ImportError as error:
         print(f"{error}; install the extra: pip install 'airflow-provider-runa[sandbox]'", file=sys.stderr)
         return 2
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     server = uvicorn.Server(config)
 
     async def serve() -> None:
-        # The socket listens already, and a signal is listened to: whoever reads this line can connect, and can stop it.
+        # The socket listens and a signal is handled: what reads this line can connect to the sandbox, and can stop it.
         print(f"Runa sandbox on {address}/v2", flush=True)
         await server.serve(sockets=[listener])
 

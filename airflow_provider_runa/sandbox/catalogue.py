@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Any
+from urllib.parse import unquote
+
+from airflow_provider_runa.sandbox.answers import Page, Query, Refusal, pagination, parameters
 
 CATEGORIES = ("entertainment", "fashion", "food-and-drink", "prepaid-card", "supermarkets")
 
-#: Payout selection templates that every playground account has, and their currency.
+#: Payout selection templates that every playground account has, and their products. The first of them is below, the
+#: others need not be: an account's templates may hold what its catalogue does not list.
 TEMPLATES = {
-    "PT-01HQ12PV4B8XMBRTK281JM54KK": "USD",
-    "PT-01HPPT8ME05693EG77RCGKMX7N": "GBP",
-    "PT-01HQ130AHCKRRB45Z5XV2Y8W9K": "EUR",
-    "PT-01HQ12SMX2964BVXG2N69K8HF3": "CAD",
+    "PT-01HQ12PV4B8XMBRTK281JM54KK": ("AMZ-US", "AIRBNB-US", "SHOE-US"),
+    "PT-01HPPT8ME05693EG77RCGKMX7N": ("TEA-GB", "PUB-GB"),
+    "PT-01HQ130AHCKRRB45Z5XV2Y8W9K": ("MART-DE", "KINO-DE"),
+    "PT-01HQ12SMX2964BVXG2N69K8HF3": ("MAPLE-CA", "MOOSE-CA"),
 }
 
 #: Units of a currency for one US dollar, for orders that are paid in another currency.
@@ -35,6 +40,8 @@ def _product(
     state: str = "LIVE",
     discount: str = "0.00",
 ) -> dict[str, Any]:
+    if fixed:
+        minimum, maximum = fixed[0], fixed[-1]
     denominations: dict[str, Any] = {"minimum_value": minimum, "maximum_value": maximum}
     details: dict[str, Any] = {"denominations": denominations}
     if kind == "payment":
@@ -97,3 +104,59 @@ def find(code: str) -> dict[str, Any] | None:
         if any(plan["subscription_plan_code"] == code for plan in plans):
             return product
     return None
+
+
+def rate(currency: str, payment: str) -> Decimal:
+    """Return what a unit of a currency costs in another."""
+    return RATES[payment] / RATES[currency]
+
+
+def answer(path: str, query: Query) -> dict[str, Any]:
+    """Return what is answered to a request about the catalogue.
+
+    :param path: path of the request, still quoted.
+    :param query: its names and values.
+    :raises Refusal: 404 if there is nothing at this path.
+    """
+    if path == "/product":
+        return _page(query)
+    if path.startswith("/product/") and (product := PRODUCTS.get(unquote(path.removeprefix("/product/")))):
+        if parameters(query, "content").get("content", "url") not in ("url", "md", "html"):
+            raise Refusal(400, "bad_request", "content is url, md or html.")
+        return product
+    parameters(query)
+    if path == "/product/countries":
+        return {"countries": sorted({place for one in PRODUCTS.values() for place in one["countries_redeemable_in"]})}
+    if path == "/product/categories":
+        return {"categories": [{"code": code} for code in CATEGORIES]}
+    raise Refusal(404, "not_found", "There is no such thing.")
+
+
+def _page(query: Query) -> dict[str, Any]:
+    """Return a page of the products that a query asks for.
+
+    :param query: names and values.
+    """
+    several = ("code", "countries_redeemable_in", "categories")
+    values = parameters(query, "is_orderable", "limit", "after", "before", repeated=several)
+    orderable = values.get("is_orderable", "false")
+    codes, places, categories = ({value for name, value in query if name == wanted} for wanted in several)
+    if orderable not in ("true", "false"):
+        raise Refusal(400, "bad_request", "is_orderable is true or false.")
+    if not all(re.fullmatch(r"[A-Z]{2}", country) for country in places):
+        raise Refusal(400, "bad_request", "A country has two capital letters.")
+    chosen = [
+        product
+        for product in PRODUCTS.values()
+        if (product["is_orderable"] or orderable == "false")
+        and (not codes or product["code"] in codes)
+        and (not places or places & set(product["countries_redeemable_in"]))
+        and (not categories or categories & set(product["categories"]))
+    ]
+    asked = Page.of(values, default=500)
+    begin = asked.cursor or 0
+    if asked.backwards:
+        begin = max(0, begin - asked.limit)
+    rows = chosen[begin : begin + asked.limit]
+    before, after = (begin, begin + len(rows)) if rows else (None, None)
+    return {"catalog": rows, "pagination": pagination(asked.limit, before=before, after=after)}

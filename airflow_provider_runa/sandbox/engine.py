@@ -1,7 +1,7 @@
 """The sandbox's behaviour: what Runa answers to a request, given the requests before and the time.
 
 No web framework and no socket in here: ``Engine.handle`` takes a request and returns an answer, so that a model test
-can drive it in process with a clock of its own. State is kept in SQLite, in memory or in a file.
+can drive it in process with its own clock. State is kept in SQLite, in memory or in a file.
 """
 
 from __future__ import annotations
@@ -15,21 +15,48 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import unquote
 
-from airflow_provider_runa.sandbox import catalogue
+from airflow_provider_runa.sandbox import DEFAULT_API_KEY, catalogue, lies, rules
+from airflow_provider_runa.sandbox.answers import (
+    API_VERSION,
+    Answer,
+    Page,
+    Query,
+    Refusal,
+    iso,
+    json_answer,
+    pagination,
+    parameters,
+    rate_exceeded,
+    ulid,
+)
+from airflow_provider_runa.sandbox.faults import FAULT_KINDS, Fault
+from airflow_provider_runa.sandbox.lies import LIE_KINDS, Lie
 
-API_VERSION = "2024-02-05"
+__all__ = [
+    "API_VERSION",
+    "DEFAULT_API_KEY",
+    "FAULT_KINDS",
+    "LIE_KINDS",
+    "Answer",
+    "Engine",
+    "Fault",
+    "Lie",
+    "OrderRow",
+    "Payout",
+]
+
 KEY_MEMORY = 30 * 24 * 3600.0  # seconds
-DEFAULT_API_KEY = "XXsandbox.secret"
 DEFAULT_BALANCES = {currency: Decimal("1000000.00") for currency in catalogue.RATES}
 
-FAULT_KINDS = ("latency", "status", "drop_before", "drop_after", "half_answer", "status_after", "fail_order")
+OrderStatus = Literal["PROCESSING", "COMPLETED", "FAILED"]
+PayoutStatus = Literal["ACTIVE", "CLAIMED", "CANCELLED", "EXPIRED"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS orders (
@@ -44,81 +71,16 @@ CREATE TABLE IF NOT EXISTS balances (currency TEXT PRIMARY KEY, balance TEXT NOT
 """
 
 
-@dataclass
-class Fault:
-    """Something that goes wrong with requests that match, once or more often.
-
-    :param kind: ``latency`` (wait ``seconds``), ``status`` (answer ``status`` instead), ``drop_before`` (drop the
-        connection, nothing is stored), ``drop_after`` (the request is served, its answer dropped),
-        ``half_answer`` (half of the answer is sent), ``status_after`` (the order is stored, but ``status`` is
-        answered, and replayed unless it is a gateway's), ``fail_order`` (the order is accepted and will end FAILED).
-    :param count: how many requests it hits.
-    :param skip: how many matching requests it lets pass before.
-    :param method: of the requests it hits.
-    :param path: of the requests it hits, without ``/v2``; ``*`` at its end matches any rest.
-    :param status: HTTP status, 100 to 599, for the kinds that answer one.
-    :param typed: whether the body is Runa's (``False``: a gateway's HTML or, of a 4xx, its problem+json).
-    :param stored: whether a ``status`` is remembered under the idempotency key.
-    :param type: Runa's type of the error, if it is not the usual one of the status.
-    :param seconds: for ``latency``.
-    """
-
-    kind: str
-    count: int = 1
-    skip: int = 0
-    method: str = "POST"
-    path: str = "/order"
-    status: int = 500
-    typed: bool = True
-    stored: bool = False
-    type: str | None = None
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in FAULT_KINDS:
-            raise ValueError(f"kind must be one of {', '.join(FAULT_KINDS)}, not {self.kind!r}")
-        if not 100 <= self.status <= 599:
-            raise ValueError(f"status must be 100 to 599, not {self.status}")
-        if self.seconds < 0:
-            raise ValueError(f"seconds must be 0 or more, not {self.seconds}")
-
-    def hits(self, method: str, path: str) -> bool:
-        """Whether a request is hit; counts it."""
-        matches = path.startswith(self.path[:-1]) if self.path.endswith("*") else path == self.path
-        if self.count <= 0 or method != self.method or not matches:
-            return False
-        if self.skip > 0:
-            self.skip -= 1
-            return False
-        self.count -= 1
-        return True
-
-
-@dataclass
-class Answer:
-    """What is answered.
-
-    :param status: HTTP status.
-    :param body: the body.
-    :param headers: headers besides the usual.
-    :param delay: how many seconds to wait before it is sent.
-    :param drop: ``""``, ``"all"`` (the connection is closed without an answer) or ``"half"``.
-    """
-
-    status: int
-    body: bytes
-    headers: dict[str, str] = field(default_factory=dict)
-    delay: float = 0.0
-    drop: str = ""
-
-    def json(self) -> Any:
-        """Return the body, parsed."""
-        return json.loads(self.body)
-
-
 @dataclass(frozen=True)
 class OrderRow:
-    """An order as the sandbox knows it, for judges of a test. ``body`` holds the recipients."""
+    """An order as the sandbox knows it, for judges of a test.
+
+    :param id: its id.
+    :param status: its status.
+    :param idempotency_key: the key it was placed under; empty if the test added it.
+    :param body: the body of the request, which holds the recipients.
+    :param created: when it was placed, in seconds since the epoch.
+    """
 
     id: str
     status: str
@@ -127,26 +89,26 @@ class OrderRow:
     created: float
 
 
-class _Refusal(Exception):
-    """An answer that is not 2xx."""
+@dataclass(frozen=True)
+class Payout:
+    """A payout as the sandbox knows it, for judges of a test.
 
-    def __init__(self, status: int, kind: str, message: str, *, details: list[dict[str, Any]] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body: dict[str, Any] = {"type": kind, "message": message, "help": "See the API reference."}
-        if details is not None:
-            self.body["details"] = details
+    :param order_id: its order.
+    :param item: its index in the order.
+    :param order_status: status of the order, never FAILED.
+    :param recipient: the e-mail address; ``None`` if the account sends the link itself.
+    :param face_value: what the recipient gets.
+    :param currency: currency of the face value.
+    :param status: status of the payout.
+    """
 
-
-_STATUS_TYPES = {
-    400: "bad_request",
-    401: "invalid_api_key",
-    403: "forbidden",
-    404: "not_found",
-    410: "version_removed",
-    500: "internal_server_error",
-    504: "timeout",
-}
+    order_id: str
+    item: int
+    order_status: str
+    recipient: str | None
+    face_value: Decimal
+    currency: str
+    status: str
 
 
 class Engine:
@@ -189,10 +151,12 @@ class Engine:
         self._db = sqlite3.connect(database or ":memory:", check_same_thread=False, isolation_level=None)
         self._db.executescript(_SCHEMA)
         self.faults: list[Fault] = []
+        self.lies: list[Lie] = []
         self.requests: Counter[str] = Counter()
         self.order_posts: Counter[str] = Counter()
         self._recent_posts: deque[float] = deque()
         self._running: dict[str, float] = {}
+        self._others: dict[str, Engine] = {}
         for currency, balance in self._opening_balances.items():
             self._db.execute("INSERT OR IGNORE INTO balances VALUES (?, ?)", (currency, str(balance)))
 
@@ -213,15 +177,110 @@ class Engine:
             for currency, balance in self._opening_balances.items():
                 self.set_balance(currency, balance)
             self.faults.clear()
+            self.lies.clear()
             self.requests.clear()
             self.order_posts.clear()
             self._recent_posts.clear()
             self._running.clear()
+            self._others.clear()
 
     def set_balance(self, currency: str, balance: Decimal) -> None:
         """Set the balance of a currency."""
         with self._lock:
             self._db.execute("INSERT OR REPLACE INTO balances VALUES (?, ?)", (currency, str(balance)))
+
+    def add_account(self, api_key: str) -> Engine:
+        """Open another account of the same environment, in memory, and return it.
+
+        It shares the clock and the settings, and nothing else. A request with its key is answered by it.
+
+        :param api_key: the key of the account.
+        """
+        if api_key in self._api_keys:
+            raise ValueError("this is a key of the first account")
+        account = Engine(
+            self.now,
+            api_keys=(api_key,),
+            processing_delay=self.processing_delay,
+            balances=self._opening_balances,
+            orders_per_minute=self.orders_per_minute,
+            latency=self.latency,
+            link_base=self._link_base,
+            in_progress_status=self._in_progress_status,
+        )
+        self._others[api_key] = account
+        return account
+
+    def account(self, api_key: str) -> Engine:
+        """Return the account of a key.
+
+        :param api_key: the key.
+        :raises LookupError: if no account has it.
+        """
+        if api_key in self._api_keys:
+            return self
+        if api_key not in self._others:
+            raise LookupError("no account has this key")
+        return self._others[api_key]
+
+    def add_order(self, body: Mapping[str, Any], *, status: OrderStatus = "COMPLETED") -> str:
+        """Add an order that somebody else placed on this account, and return its id. It costs nothing.
+
+        :param body: the body of the request, which must be valid.
+        :param status: ``COMPLETED``, ``FAILED`` or ``PROCESSING``, which then never ends.
+        """
+        order = rules.parse({"content-type": "application/json"}, json.dumps(body).encode())
+        rules.check_order(order)
+        currency = rules.check_products(order["items"])
+        now = self.now()
+        with self._lock, self._db:
+            self._db.execute("BEGIN")
+            order_id = self._store(order, currency, [rules.price(item) for item in order["items"]], key="", created=now)
+            self._db.execute("UPDATE orders SET refunded = 1 WHERE id = ?", (order_id,))
+            self.set_status(order_id, status)
+        return order_id
+
+    def set_status(self, order_id: str, status: OrderStatus) -> None:
+        """Settle an order now, or never.
+
+        :param order_id: the order.
+        :param status: ``COMPLETED``, ``FAILED`` or ``PROCESSING``, which then never ends.
+        """
+        if status not in get_args(OrderStatus):
+            raise ValueError(f"status must be one of {', '.join(get_args(OrderStatus))}, not {status!r}")
+        settles = float("inf") if status == "PROCESSING" else self.now()
+        statement = "UPDATE orders SET settles = ?, fails = ? WHERE id = ?"
+        with self._lock:
+            if not self._db.execute(statement, (settles, int(status == "FAILED"), order_id)).rowcount:
+                raise LookupError("there is no such order")
+
+    def set_payout(
+        self, order_id: str, status: PayoutStatus, *, item: int = 0, expiry_date: datetime | None = None
+    ) -> None:
+        """Let a payout be claimed, cancelled or expire.
+
+        :param order_id: its order.
+        :param status: ``ACTIVE``, ``CLAIMED``, ``CANCELLED`` or ``EXPIRED``.
+        :param item: index of its item.
+        :param expiry_date: when the link expires. An EXPIRED one that has no date yet expires now.
+        """
+        if status not in get_args(PayoutStatus):
+            raise ValueError(f"status must be one of {', '.join(get_args(PayoutStatus))}, not {status!r}")
+        with self._lock:
+            row = self._db.execute("SELECT items FROM orders WHERE id = ?", (order_id,)).fetchone()
+            items = [] if row is None else json.loads(row[0])
+            if not 0 <= item < len(items):
+                raise LookupError("there is no such item")
+            now = iso(self.now())
+            payout = items[item]["payout"] | {"status": status, "status_updated_at": now}
+            if expiry_date is not None:
+                payout["expiry_date"] = iso(expiry_date.timestamp())
+            elif status == "EXPIRED":
+                payout.setdefault("expiry_date", now)
+            items[item]["payout"] = payout
+            self._db.execute("UPDATE orders SET items = ? WHERE id = ?", (json.dumps(items), order_id))
+
+    # -- the truth, for judges ----------------------------------------------------------------------------------------
 
     def orders(self) -> list[OrderRow]:
         """Return all orders, oldest first."""
@@ -230,6 +289,52 @@ class Engine:
                 "SELECT id, settles, fails, idempotency_key, body, created FROM orders ORDER BY seq"
             ).fetchall()
             return [OrderRow(row[0], self._status(row[1], row[2]), row[3], json.loads(row[4]), row[5]) for row in rows]
+
+    def paying_orders(self, metadata: Mapping[str, str] | None = None) -> list[OrderRow]:
+        """Return the orders that requests placed and that are not FAILED, oldest first.
+
+        :param metadata: only those with these pairs.
+        """
+        return [
+            order
+            for order in self.orders()
+            if order.idempotency_key
+            and order.status != "FAILED"
+            and (metadata or {}).items() <= (order.body.get("metadata") or {}).items()
+        ]
+
+    def payouts(self, recipient: str | None = None, *, metadata: Mapping[str, str] | None = None) -> list[Payout]:
+        """Return the payouts of the orders that requests placed and that are not FAILED, oldest first.
+
+        :param recipient: only those for this e-mail address, in any spelling.
+        :param metadata: only those of orders with these pairs.
+        """
+        with self._lock:
+            items = dict(self._db.execute("SELECT id, items FROM orders").fetchall())
+            orders = self.paying_orders(metadata)
+        found = [
+            Payout(
+                order.id,
+                index,
+                order.status,
+                item["distribution_method"].get("email_address"),
+                Decimal(item["face_value"]),
+                item["currency"],
+                item["payout"]["status"],
+            )
+            for order in orders
+            for index, item in enumerate(json.loads(items[order.id]))
+        ]
+        if recipient is None:
+            return found
+        return [one for one in found if one.recipient and _mailbox(one.recipient) == _mailbox(recipient)]
+
+    def payouts_by_recipient(self, *, metadata: Mapping[str, str] | None = None) -> Counter[str]:
+        """Return how many payouts each e-mail address has, with addresses in lower case and their domains in ASCII.
+
+        :param metadata: only those of orders with these pairs.
+        """
+        return Counter(_mailbox(payout.recipient) for payout in self.payouts(metadata=metadata) if payout.recipient)
 
     def stats(self) -> dict[str, Any]:
         """Return counts of orders, payouts and requests, without links or recipients."""
@@ -255,7 +360,7 @@ class Engine:
         self,
         method: str,
         path: str,
-        query: Sequence[tuple[str, str]] = (),
+        query: Query = (),
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> Answer:
@@ -268,14 +373,17 @@ class Engine:
         :param body: the body.
         """
         heads = {name.lower(): value for name, value in (headers or {}).items()}
+        if other := self._others.get(heads.get("x-api-key", "")):
+            return other.handle(method, path, query, heads, body)
         # One transaction: a sandbox that is killed remembers an order with its answer and its price, or none of them.
         with self._lock, self._db:
             self._db.execute("BEGIN")
             self.requests[f"{method} {self._route(path)}"] += 1
             hit = [fault for fault in self.faults if fault.hits(method, path)]
-            self.faults = [fault for fault in self.faults if fault.count > 0]
             delay = self.latency + sum(fault.seconds for fault in hit if fault.kind == "latency")
             answer = self._answer(method, path, query, heads, body, hit, delay)
+            self.faults = [fault for fault in self.faults if not fault.spent]
+            self.lies = [lie for lie in self.lies if not lie.spent]
             answer.delay = delay
             answer.headers["X-Api-Version"] = API_VERSION
             if answer.delay and method == "POST" and path == "/order":
@@ -294,28 +402,29 @@ class Engine:
         self,
         method: str,
         path: str,
-        query: Sequence[tuple[str, str]],
+        query: Query,
         headers: Mapping[str, str],
         body: bytes,
         hit: Sequence[Fault],
         delay: float,
     ) -> Answer:
         kinds = {fault.kind: fault for fault in hit}
-        if "drop_before" in kinds:
-            return Answer(0, b"", drop="all")
+        if fault := kinds.get("drop_before"):
+            return Answer(0, b"", drop=fault.drop)
         fault = kinds.get("status")
         try:
             if fault is not None and not (fault.stored and path == "/order"):
-                return _fault_answer(fault)
+                return fault.answer()
             self._admit(headers)
             if (method, path) == ("POST", "/order"):
+                parameters(query)
                 answer = self._post_order(headers, body, kinds, delay)
             else:
-                answer = _json(200, self._get(method, path, query, body, headers))
-        except _Refusal as refusal:
-            answer = _json(refusal.status, refusal.body)
-        if "drop_after" in kinds:
-            answer.drop = "all"
+                answer = json_answer(200, self._get(method, path, query, body, headers))
+        except Refusal as refusal:
+            answer = json_answer(refusal.status, refusal.body)
+        if fault := kinds.get("drop_after"):
+            answer.drop = fault.drop
         elif "half_answer" in kinds:
             answer.drop = "half"
         return answer
@@ -323,14 +432,14 @@ class Engine:
     def _admit(self, headers: Mapping[str, str]) -> None:
         key = headers.get("x-api-key")
         if not key:
-            raise _Refusal(401, "unauthorized", "An API key is needed.")
+            raise Refusal(401, "unauthorized", "An API key is needed.")
         if key not in self._api_keys:
-            raise _Refusal(401, "invalid_api_key", "The API key is not valid in this environment.")
+            raise Refusal(401, "invalid_api_key", "The API key is not valid in this environment.")
         version = headers.get("x-api-version", API_VERSION)
-        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", version) or version > API_VERSION:
-            raise _Refusal(400, "invalid_version", "There is no such API version.")
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", version) or version > API_VERSION:
+            raise Refusal(400, "invalid_version", "There is no such API version.")
         if version < API_VERSION:
-            raise _Refusal(410, "version_removed", "This API version has been removed.")
+            raise Refusal(410, "version_removed", "This API version has been removed.")
 
     # -- orders: placing ----------------------------------------------------------------------------------------------
 
@@ -339,12 +448,12 @@ class Engine:
         while self._recent_posts and self._recent_posts[0] <= now - 60:
             self._recent_posts.popleft()
         if len(self._recent_posts) >= self.orders_per_minute:
-            return Answer(429, b'{"error": "rate exceeded"}')
+            return rate_exceeded()
         self._recent_posts.append(now)
 
         key = headers.get("x-idempotency-key", "")
         if not key.strip():
-            raise _Refusal(400, "bad_request", "The header X-Idempotency-Key is needed.")
+            raise Refusal(400, "bad_request", "The header X-Idempotency-Key is needed.")
         self.order_posts[key] += 1
         mode = headers.get("x-execution-mode", "async")
         digest = hashlib.sha256(mode.encode() + b"\0" + body).hexdigest()
@@ -355,133 +464,119 @@ class Engine:
         ).fetchone()
         if known is not None:
             if known[0] != digest:
-                raise _Refusal(400, "idempotency_validation_error", "The key was used for another request.")
+                raise Refusal(400, "idempotency_validation_error", "The key was used for another request.")
             if self._running.get(key, 0.0) > now:
                 return self._in_progress()
-            return Answer(known[1], known[2].encode())
+            return self._shown(Answer(known[1], known[2].encode()))
 
         try:
             answer = self._place(headers, key, mode, body, kinds, delay)
-        except _Refusal as refusal:
-            answer = _json(refusal.status, refusal.body)
+        except Refusal as refusal:
+            answer = json_answer(refusal.status, refusal.body)
         remembered = answer
         if fault := kinds.get("status_after"):
-            answer = _fault_answer(fault)
+            answer = fault.answer()
             remembered = answer if fault.typed else remembered  # what a gateway says, Runa does not know
         self._db.execute(
             "INSERT INTO answers VALUES (?, ?, ?, ?, ?)",
             (key, digest, remembered.status, remembered.body.decode(), now),
         )
+        return self._shown(answer)
+
+    def _shown(self, answer: Answer) -> Answer:
+        """Return the answer to an order request with what is lied about the order."""
+        if answer.status == 200 and self.lies:
+            return json_answer(200, lies.show_order(answer.json(), self.lies))
         return answer
 
     def _in_progress(self) -> Answer:
-        refusal = _Refusal(
+        refusal = Refusal(
             self._in_progress_status, "idempotency_in_progress", "A request with this key is still running."
         )
-        return _json(refusal.status, refusal.body)
+        return json_answer(refusal.status, refusal.body)
 
     def _place(
         self, headers: Mapping[str, str], key: str, mode: str, body: bytes, kinds: Mapping[str, Fault], delay: float
     ) -> Answer:
         forced = headers.get("x-trigger-error")
         if forced == "internal_server_error":
-            raise _Refusal(500, forced, "Forced by X-Trigger-Error.")
+            raise Refusal(500, forced, "Forced by X-Trigger-Error.")
         if forced == "insufficient_funds":
-            raise _Refusal(400, forced, "Forced by X-Trigger-Error.")
+            raise Refusal(400, forced, "Forced by X-Trigger-Error.")
         if "status" in kinds:
-            return _fault_answer(kinds["status"])
+            return kinds["status"].answer()
         if mode not in ("async", "sync"):
-            raise _Refusal(400, "invalid_execution_mode", "The execution mode is async or sync.")
-        order = _parse(body)
-        _check_shape(order, most=200)
+            raise Refusal(400, "invalid_execution_mode", "The execution mode is async or sync.")
+        order = rules.parse(headers, body)
+        rules.check_order(order)
         if mode == "sync" and len(order["items"]) != 1:
-            raise _Refusal(400, "invalid_execution_mode", "Sync mode takes exactly one item.")
+            raise Refusal(400, "invalid_execution_mode", "Sync mode takes exactly one item.")
+        currency = rules.check_products(order["items"])
+        if currency != order["payment_method"]["currency"] and mode != "sync":
+            raise Refusal(400, "currency_mismatch", "The payment's currency is not the products'.")
+        priced = [rules.price(item) for item in order["items"]]
+        self._pay(order, currency, priced)
+        # The order is there, and shows in the list, when its answer is due.
+        order_id = self._store(order, currency, priced, key=key, created=self.now() + delay)
+        if "fail_order" in kinds:
+            self._db.execute("UPDATE orders SET fails = 1 WHERE id = ?", (order_id,))
+        elif mode == "sync":
+            self._db.execute("UPDATE orders SET settles = created WHERE id = ?", (order_id,))
+            return json_answer(200, self._details(self._row(order_id), full=True) | {"status": "COMPLETED"})
+        return json_answer(202, {"id": order_id, "status": "PROCESSING"})
 
+    def _pay(self, order: Mapping[str, Any], currency: str, priced: Sequence[tuple[Decimal, Decimal]]) -> None:
+        """Take an order's price from the balance."""
         payment = order["payment_method"]["currency"]
-        currencies = [self._check_products(item) for item in order["items"]]
-        if len(set(currencies)) > 1:
-            raise _Refusal(400, "product_validation_error", "All products of an order have one country and currency.")
-        currency = currencies[0]
-        if currency != payment and mode != "sync":
-            raise _Refusal(400, "currency_mismatch", "The payment's currency is not the products'.")
         self._refund_failed()
         row = self._db.execute("SELECT balance FROM balances WHERE currency = ?", (payment,)).fetchone()
-        if row is None:
-            raise _Refusal(400, "payment_method_unavailable", "The account has no balance in this currency.")
+        if row is None or payment not in catalogue.RATES:
+            raise Refusal(400, "payment_method_unavailable", "The account has no balance in this currency.")
+        left = Decimal(row[0]) - _total(priced, catalogue.rate(currency, payment))
+        if left < 0:
+            raise Refusal(400, "insufficient_funds", "The balance does not cover the order.")
+        self.set_balance(payment, left)
 
-        priced = [self._price(item) for item in order["items"]]
+    def _store(
+        self,
+        order: Mapping[str, Any],
+        currency: str,
+        priced: Sequence[tuple[Decimal, Decimal]],
+        *,
+        key: str,
+        created: float,
+    ) -> str:
+        """Store an order and return its id."""
+        payment = order["payment_method"]["currency"]
+        rate = catalogue.rate(currency, payment)
         value = sum((amount for amount, _ in priced), Decimal(0))
         discount = sum((amount - price for amount, price in priced), Decimal(0))
-        rate = catalogue.RATES[payment] / catalogue.RATES[currency]
-        total = ((value - discount) * rate).quantize(Decimal("0.01"))
-        if Decimal(row[0]) < total:
-            raise _Refusal(400, "insufficient_funds", "The balance does not cover the order.")
-        self.set_balance(payment, Decimal(row[0]) - total)
-
-        fx = None
+        detail: dict[str, Any] = {"value": f"{value:.2f}"}
         if currency != payment:
-            symbol = f"{currency}{payment}"
-            fx = {"rate": f"{rate:.4f}", "rate_symbol": symbol, "fee": {"value": "0.00", "currency": payment}}
-        now = self.now() + delay  # the order is there, and shows in the list, when its answer is due
-        order_id = f"O-{_ulid(now)}"
+            fee = {"value": "0.00", "currency": payment}
+            detail["fx"] = {"rate": f"{rate:.4f}", "rate_symbol": f"{currency}{payment}", "fee": fee}
+        order_id = f"O-{ulid(created)}"
         items = [
-            self._item(item, currency, amount, price, now)
+            self._item(item, currency, amount, price, created)
             for item, (amount, price) in zip(order["items"], priced, strict=True)
         ]
         self._db.execute(
             "INSERT INTO orders (id, idempotency_key, body, items, currency, price, discount, detail, created, "
-            "settles, fails) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "settles, fails) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
                 order_id,
                 key,
                 json.dumps(order, default=float),
                 json.dumps(items),
                 payment,
-                f"{total:.2f}",
+                f"{_total(priced, rate):.2f}",
                 f"{discount:.2f}",
-                json.dumps({currency: {"value": f"{value:.2f}"} | ({"fx": fx} if fx else {})}),
-                now,
-                now if mode == "sync" and "fail_order" not in kinds else now + self.processing_delay,
-                int("fail_order" in kinds),
+                json.dumps({currency: detail}),
+                created,
+                created + self.processing_delay,
             ),
         )
-        if mode == "sync" and "fail_order" not in kinds:
-            return _json(200, self._order(order_id))
-        return _json(202, {"id": order_id, "status": "PROCESSING"})
-
-    @staticmethod
-    def _check_products(item: Mapping[str, Any]) -> str:
-        """Check that an item can be ordered and return its currency."""
-        products, amount = item["products"], Decimal(str(item["face_value"]))
-        if products["type"] == "TEMPLATE":
-            currency = catalogue.TEMPLATES.get(products["template_id"])
-            if currency is None:
-                raise _Refusal(400, "product_validation_error", "There is no such payout selection template.")
-            return currency
-        codes = [products["value"]] if products["type"] == "SINGLE" else products["values"]
-        found = [catalogue.find(code) for code in codes]
-        if not all(product and product["is_orderable"] for product in found):
-            raise _Refusal(400, "product_validation_error", "A product does not exist or cannot be ordered.")
-        chosen = [product for product in found if product is not None]
-        for product in chosen:
-            limits = product.get("gift_card", product.get("payment", {})).get("denominations", {})
-            if limits and not Decimal(limits["minimum_value"]) <= amount <= Decimal(limits["maximum_value"]):
-                raise _Refusal(400, "product_validation_error", "The face value is outside of the product's limits.")
-            fixed = limits.get("available_list")
-            if fixed and amount not in {Decimal(value) for value in fixed}:
-                raise _Refusal(400, "product_validation_error", "The product does not have this face value.")
-        currencies = {product["currency"] for product in chosen}
-        if len(currencies) > 1:
-            raise _Refusal(400, "product_validation_error", "All products of an item have one currency.")
-        return str(currencies.pop())
-
-    @staticmethod
-    def _price(item: Mapping[str, Any]) -> tuple[Decimal, Decimal]:
-        """Return an item's face value and what it costs."""
-        amount = Decimal(str(item["face_value"]))
-        product = catalogue.find(item["products"].get("value", ""))
-        discount = Decimal(product["discount_multiplier"]) if product else Decimal(0)
-        return amount, (amount * (1 - discount)).quantize(Decimal("0.01"))
+        return order_id
 
     def _item(
         self, item: Mapping[str, Any], currency: str, amount: Decimal, price: Decimal, now: float
@@ -489,13 +584,13 @@ class Engine:
         return {
             "id": f"E-{secrets.token_hex(5).upper()}",
             "distribution_method": item["distribution_method"],
-            "products": item["products"],
+            "products": rules.kept(item["products"]),
             "face_value": f"{amount:.2f}",
             "price": f"{price:.2f}",
             "currency": currency,
             "payout": {
                 "status": "ACTIVE",
-                "status_updated_at": _iso(now),
+                "status_updated_at": iso(now),
                 "url": f"{self._link_base}/{secrets.token_urlsafe(16)}",
             },
         }
@@ -519,23 +614,32 @@ class Engine:
 
     _COLUMNS = "seq, id, body, items, currency, price, discount, detail, created, settles, fails"
 
-    def _order(self, order_id: str) -> dict[str, Any]:
-        row = self._db.execute(f"SELECT {self._COLUMNS} FROM orders WHERE id = ?", (order_id,)).fetchone()  # noqa: S608
+    def _row(self, order_id: str) -> Sequence[Any]:
+        row: Sequence[Any] | None = self._db.execute(
+            f"SELECT {self._COLUMNS} FROM orders WHERE id = ?",  # noqa: S608
+            (order_id,),
+        ).fetchone()
         if row is None:
-            raise _Refusal(404, "not_found", "There is no such order.")
-        return self._show(row, full=True)
+            raise Refusal(404, "not_found", "There is no such order.")
+        return row
 
-    def _show(self, row: Sequence[Any], *, full: bool) -> dict[str, Any]:
+    def _read(self, row: Sequence[Any], *, full: bool) -> dict[str, Any]:
+        """Return as much of an order as can be shown."""
+        _, order_id, *_, settles, fails = row
+        if not self.lies and self._status(settles, fails) == "PROCESSING":
+            return {"id": order_id, "status": "PROCESSING"}
+        return self._details(row, full=full)
+
+    def _details(self, row: Sequence[Any], *, full: bool) -> dict[str, Any]:
+        """Return an order's details, whether it is settled or not."""
         _, order_id, body, items, currency, price, discount, detail, created, settles, fails = row
-        status = self._status(settles, fails)
-        if status == "PROCESSING":
-            return {"id": order_id, "status": status, "message": "The order is being processed."}
         order = json.loads(body)
-        shown = {
+        status = self._status(settles, fails)
+        details = {
             "id": order_id,
             "status": status,
-            "created_at": _iso(created),
-            "completed_at": _iso(settles),
+            "created_at": iso(created),
+            "completed_at": iso(min(settles, max(created, self.now()))),
             "description": order.get("description"),
             "payment_method": order["payment_method"],
             "currency": currency,
@@ -547,61 +651,71 @@ class Engine:
             if status == "FAILED":
                 for item in payouts:
                     item["payout"] |= {"status": "CANCELLED", "url": ""}
-            shown |= {
+            details |= {
                 "items": payouts,
                 "transaction_detail": json.loads(detail),
                 "metadata": order.get("metadata"),
             }
-        return shown
+        return details
 
-    def _list_orders(self, query: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        limit, where, arguments, backwards = _page(query, default=100)
+    def _list_orders(self, query: Query) -> dict[str, Any]:
+        page = Page.of(parameters(query, "limit", "after", "before"), default=100)
+        active = lies.about_list(self.lies)
+        newest_first = lies.value_of(active, "list_oldest_first") is None
+        visible = "created <= ?"
+        arguments: list[Any] = [self.now()]
+        for lie in active:
+            if lie.kind == "row_late":
+                visible += " AND NOT (created > ? AND id LIKE ?)"
+                arguments += [self.now() - float(lie.value or 0), lie.order_id or "%"]
+        falling = newest_first != page.backwards
+        beyond = f"seq {'<' if falling else '>'} ?" if page.cursor is not None else "TRUE"
         rows = self._db.execute(
-            f"SELECT {self._COLUMNS} FROM orders WHERE created <= ? AND {where} "  # noqa: S608
-            f"ORDER BY seq {'ASC' if backwards else 'DESC'} LIMIT ?",
-            (self.now(), *arguments, limit),
+            f"SELECT {self._COLUMNS} FROM orders WHERE {visible} AND {beyond} "  # noqa: S608
+            f"ORDER BY seq {'DESC' if falling else 'ASC'} LIMIT ?",
+            (
+                *arguments,
+                *(() if page.cursor is None else (page.cursor,)),
+                min(page.limit, int(lies.value_of(active, "list_pages") or page.limit)),
+            ),
         ).fetchall()
-        if backwards:
+        if page.backwards:
             rows.reverse()
-        items = [self._show(row, full=False) for row in rows]
-        cursors = {"after": f"A-{rows[-1][0]}", "before": f"A-{rows[0][0]}"} if rows else {}
-        return {"items": items, "pagination": {"cursors": cursors, "page": {"limit": limit}}}
+        before, after = (rows[0][0], rows[-1][0]) if rows else (None, None)
+        if rows and lies.value_of(active, "list_circle") is not None:
+            statement = f"SELECT MIN(seq), MAX(seq) FROM orders WHERE {visible}"  # noqa: S608
+            oldest, newest = self._db.execute(statement, arguments).fetchone()
+            if after == (oldest if newest_first else newest):
+                after = newest + 1 if newest_first else oldest - 1
+        items = [lies.show_row(self._read(row, full=False), active) for row in rows]
+        answer = {"items": items, "pagination": pagination(page.limit, before=before, after=after)}
+        return lies.show_list(answer, active)
 
     # -- everything else ----------------------------------------------------------------------------------------------
 
-    def _get(
-        self, method: str, path: str, query: Sequence[tuple[str, str]], body: bytes, headers: Mapping[str, str]
-    ) -> Any:
+    def _get(self, method: str, path: str, query: Query, body: bytes, headers: Mapping[str, str]) -> Any:
         self._refund_failed()
-        values = dict(query)
         if method == "POST" and path == "/order/estimate":
-            return self._estimate(body)
+            parameters(query)
+            return _estimate(headers, body)
         if method != "GET":
-            raise _Refusal(404, "not_found", "There is no such endpoint.")
-        if path == "/ping":
-            return {"message": "pong"}
+            raise Refusal(404, "not_found", "There is no such endpoint.")
+        kind, _, name = path.removeprefix("/").partition("/")
+        if kind == "order" and name:
+            parameters(query)
+            return lies.show_order(self._read(self._row(unquote(name)), full=True), self.lies)
         if path == "/order":
             return self._list_orders(query)
-        if path.startswith("/order/"):
-            return self._order(unquote(path.removeprefix("/order/")))
         if path == "/balance":
-            return self._balances(values.get("currency"))
-        if path == "/product":
-            return _list_products(query)
-        if path == "/product/countries":
-            countries = {country for p in catalogue.PRODUCTS.values() for country in p["countries_redeemable_in"]}
-            return {"countries": sorted(countries)}
-        if path == "/product/categories":
-            return {"categories": [{"code": code} for code in catalogue.CATEGORIES]}
-        if path.startswith("/product/"):
-            product = catalogue.PRODUCTS.get(unquote(path.removeprefix("/product/")))
-            if product is not None:
-                return product
-        raise _Refusal(404, "not_found", "There is no such thing.")
+            return self._balances(parameters(query, "currency").get("currency"))
+        if path == "/ping":
+            parameters(query)
+            return {"message": "pong"}
+        return catalogue.answer(path, query)
 
     def _balances(self, currency: str | None) -> Any:
         if currency is not None and not re.fullmatch(r"[A-Z]{3}", currency):
-            raise _Refusal(400, "bad_request", "A currency has three capital letters.")
+            raise Refusal(400, "bad_request", "A currency has three capital letters.")
         rows = dict(self._db.execute("SELECT currency, balance FROM balances ORDER BY currency").fetchall())
         if currency is not None:
             return {"currency": currency, "balance": f"{Decimal(rows.get(currency, '0')):.2f}"}
@@ -609,190 +723,42 @@ class Engine:
             {"currency": name, "balance": f"{Decimal(value):.2f}"} for name, value in rows.items() if Decimal(value)
         ]
 
-    def _estimate(self, body: bytes) -> dict[str, Any]:
-        request = _parse(body)
-        _check_shape(request, most=500, distribution=False)
-        priced = []
-        for item in request["items"]:
-            if item["products"]["type"] == "TEMPLATE":
-                raise _Refusal(422, "validation_error", "A template cannot be estimated.", details=[])
-            currency = self._check_products(item)
-            amount, price = self._price(item)
-            product = catalogue.find(item["products"].get("value", ""))
-            priced.append(
-                {
-                    "products": item["products"],
-                    "face_value": float(amount),
-                    "price": float(price),
-                    "discount_multiplier": product["discount_multiplier"] if product else "0.00",
-                    "currency": currency,
-                }
-            )
-        total = sum(item["price"] for item in priced)
-        return {
-            "payment_method": request["payment_method"],
-            "items": priced,
-            "currency": request["payment_method"]["currency"],
-            "total_discount": round(sum(item["face_value"] for item in priced) - total, 2),
-            "total_price": round(total, 2),
-        }
+
+def _mailbox(address: str) -> str:
+    """Return one spelling of an e-mail address: lower case, the domain in ASCII."""
+    return lies.punycode(address.lower())
 
 
-# -- bodies ------------------------------------------------------------------------------------------------------------
+def _total(priced: Sequence[tuple[Decimal, Decimal]], rate: Decimal) -> Decimal:
+    """Return what an order costs in the currency that pays."""
+    return (sum((price for _, price in priced), Decimal(0)) * rate).quantize(Decimal("0.01"))
 
 
-def _json(status: int, body: Any) -> Answer:
-    return Answer(status, json.dumps(body).encode())
-
-
-def _fault_answer(fault: Fault) -> Answer:
-    if fault.status == 429:
-        return Answer(429, b'{"error": "rate exceeded"}')
-    if not fault.typed and 400 <= fault.status < 500:
-        problem = {"type": "about:blank", "title": "Blocked", "status": fault.status}
-        return Answer(fault.status, json.dumps(problem).encode(), {"Content-Type": "application/problem+json"})
-    if not fault.typed:
-        return Answer(fault.status, b"<html><body>upstream error</body></html>", {"Content-Type": "text/html"})
-    kind = fault.type or _STATUS_TYPES.get(fault.status, "internal_server_error")
-    return _json(fault.status, _Refusal(fault.status, kind, "The sandbox was told to answer this.").body)
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return json.loads(body, parse_float=Decimal)
-    except ValueError:
-        raise _Refusal(400, "bad_request", "The body is not JSON.") from None
-
-
-def _check_shape(order: Any, *, most: int, distribution: bool = True) -> None:
-    """Check a body's fields as Runa's validation does; 422 with all findings."""
-    findings: list[dict[str, Any]] = []
-
-    def wrong(message: str, *location: object, kind: str = "value_error") -> None:
-        findings.append({"type": kind, "message": message, "location": [str(step) for step in location]})
-
-    def mapping(value: Any, *location: object) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return value
-        wrong("must be an object", *location, kind="type_error")
-        return {}
-
-    def text(value: Any, *location: object, pattern: str = r".+", longest: int = 1000) -> None:
-        if not isinstance(value, str) or len(value) > longest or not re.fullmatch(pattern, value, re.DOTALL):
-            wrong("must be text of the right form", *location)
-
-    order = mapping(order)
-    payment = mapping(order.get("payment_method"), "payment_method")
-    if payment.get("type") != "ACCOUNT_BALANCE":
-        wrong("must be ACCOUNT_BALANCE", "payment_method", "type")
-    text(payment.get("currency"), "payment_method", "currency", pattern=r"[A-Z]{3}")
-    if order.get("description") is not None:
-        text(order["description"], "description", pattern=r".*", longest=128)
-    metadata = mapping(order.get("metadata") or {}, "metadata")
-    if len(metadata) > 20:
-        wrong("must have at most 20 pairs", "metadata")
-    for key, value in metadata.items():
-        text(key, "metadata", key, longest=40)
-        text(value, "metadata", key, pattern=r".*", longest=200)
-    items = order.get("items")
-    if not isinstance(items, list) or not 1 <= len(items) <= most:
-        wrong(f"must be a list of 1 to {most}", "items")
-        items = []
-    for index, item in enumerate(items):
-        here = ("items", index)
-        item = mapping(item, *here)
-        products = mapping(item.get("products"), *here, "products")
-        kind = products.get("type")
-        if kind == "SINGLE":
-            text(products.get("value"), *here, "products", "value")
-            usage = mapping(products.get("usage_config") or {}, *here, "products", "usage_config")
-            if rules := usage.get("spend_rules_template_id"):
-                text(rules, *here, "products", "usage_config", pattern=r"PSR-[0-9A-HJKMNP-TV-Z]{26}")
-        elif kind == "MULTIPLE":
-            values = products.get("values")
-            codes = values if isinstance(values, list) and all(isinstance(value, str) for value in values) else []
-            if len(codes) < 2 or len(set(codes)) < len(codes):
-                wrong("must be two or more codes, each once", *here, "products", "values")
-        elif kind == "TEMPLATE":
-            text(products.get("template_id"), *here, "products", "template_id")
-        else:
-            wrong("must be SINGLE, MULTIPLE or TEMPLATE", *here, "products", "type")
-        amount = item.get("face_value")
-        if isinstance(amount, bool) or not isinstance(amount, int | Decimal) or not Decimal("0.01") <= amount < 10**12:
-            wrong("must be a number of 0.01 or more, and of 12 digits at most", *here, "face_value")
-        elif kind != "SINGLE" and amount != int(amount):
-            wrong("must be a whole number", *here, "face_value")
-        if not distribution:
-            continue
-        method = mapping(item.get("distribution_method"), *here, "distribution_method")
-        if method.get("type") in ("EMAIL", "RECIPIENT"):
-            text(method.get("email_address"), *here, "distribution_method", "email_address", pattern=r"[^@\s]+@[^@\s]+")
-        if method.get("type") == "RECIPIENT":
-            reference = method.get("recipient_reference")
-            pattern = r"[A-Za-z0-9\-_@.]{1,255}"
-            text(reference, *here, "distribution_method", "recipient_reference", pattern=pattern)
-        if method.get("type") not in ("EMAIL", "PAYOUT_LINK", "RECIPIENT"):
-            wrong("must be EMAIL, PAYOUT_LINK or RECIPIENT", *here, "distribution_method", "type")
-    templates = {str(item["products"].get("template_id")) for item in items if _is_template(item)}
-    if len(templates) > 10:
-        wrong("must have at most 10 selection templates", "items")
-    if findings:
-        raise _Refusal(422, "validation_error", "The request is not valid, see details.", details=findings)
-
-
-def _is_template(item: Any) -> bool:
-    products = item.get("products") if isinstance(item, dict) else None
-    return isinstance(products, dict) and products.get("type") == "TEMPLATE"
-
-
-def _page(query: Sequence[tuple[str, str]], *, default: int) -> tuple[int, str, tuple[int, ...], bool]:
-    """Read limit and cursors; return the limit, an SQL condition with its arguments, and whether it goes backwards."""
-    values = dict(query)
-    try:
-        limit = int(values.get("limit", default))
-    except ValueError:
-        limit = 0
-    if not 1 <= limit <= 500:
-        raise _Refusal(400, "pagination_error", "The limit is 1 to 500.")
-    if "after" in values and "before" in values:
-        raise _Refusal(400, "pagination_error", "Only one cursor at a time.")
-    for name, operator in (("after", "<"), ("before", ">")):
-        if name in values:
-            found = re.fullmatch(r"A-(\d{1,18})", values[name])
-            if not found:
-                raise _Refusal(400, "pagination_error", "The cursor is not one of Runa's.")
-            return limit, f"seq {operator} ?", (int(found.group(1)),), name == "before"
-    return limit, "TRUE", (), False
-
-
-def _list_products(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    values = dict(query)
-    countries = {value for name, value in query if name == "countries_redeemable_in"}
-    categories = {value for name, value in query if name == "categories"}
-    chosen = [
-        product
-        for product in catalogue.PRODUCTS.values()
-        if (values.get("is_orderable") != "true" or product["is_orderable"])
-        and (not countries or countries & set(product["countries_redeemable_in"]))
-        and (not categories or categories & set(product["categories"]))
-    ]
-    limit, _, arguments, backwards = _page(query, default=500)
-    begin = arguments[0] if arguments and not backwards else 0
-    if backwards:
-        begin = max(0, arguments[0] - limit)
-    rows = chosen[begin : begin + limit]
-    cursors = {"after": f"A-{begin + len(rows)}", "before": f"A-{begin}"} if rows else {}
-    return {"catalog": rows, "pagination": {"cursors": cursors, "page": {"limit": limit}}}
-
-
-def _iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
-
-
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
-
-def _ulid(moment: float) -> str:
-    """Return an id of 26 letters and digits that sorts by time."""
-    number = (int(moment * 1000) << 80) | secrets.randbits(80)
-    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+def _estimate(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    request = rules.parse(headers, body)
+    rules.check_estimate(request)
+    currency = rules.check_products(request["items"])
+    payment = request["payment_method"]["currency"]
+    if currency != payment:
+        raise Refusal(400, "currency_mismatch", "The payment's currency is not the products'.")
+    priced = []
+    for item in request["items"]:
+        amount, price = rules.price(item)
+        product = catalogue.find(item["products"].get("value", ""))
+        priced.append(
+            {
+                "products": item["products"],
+                "face_value": float(amount),
+                "price": float(price),
+                "discount_multiplier": product["discount_multiplier"] if product else "0.00",
+                "currency": currency,
+            }
+        )
+    total = sum(item["price"] for item in priced)
+    return {
+        "payment_method": request["payment_method"],
+        "items": priced,
+        "currency": payment,
+        "total_discount": round(sum(item["face_value"] for item in priced) - total, 2),
+        "total_price": round(total, 2),
+    }

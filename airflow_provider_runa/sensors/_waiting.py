@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_runa.api.errors import RunaError
 from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.utils.failures import NON_RETRYABLE, to_airflow_exception
+from airflow_provider_runa.utils.masking import printable
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -89,7 +90,11 @@ class WaitingSensor(BaseSensorOperator):
         except NON_RETRYABLE as error:
             raise PermanentSensorFailure(str(to_airflow_exception(error, outcome=self.outcome))) from None
         except RunaError as error:
-            self.log.warning("%s could not be read. The sensor tries again until the timeout: %s", self.subject, error)
+            self.log.warning(
+                "%s could not be read. The sensor tries again until the timeout: %s",
+                self.subject,
+                printable(str(error)),
+            )
             self._unread = error
             return None
         self._unread = None
@@ -110,7 +115,7 @@ class WaitingSensor(BaseSensorOperator):
         return found
 
     def _unreadable(self, reason: Any) -> RunaError:
-        text = str(reason).rstrip(".")
+        text = printable(str(reason).rstrip("."))
         return RunaError(
             f"{self.subject} could not be read: {text}. {self.outcome}.\n"
             "The next retry reads again.\n"

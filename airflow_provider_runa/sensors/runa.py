@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, conf
 
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError, RunaNotFoundError
-from airflow_provider_runa.api.models import OrderStatus
+from airflow_provider_runa.api.models import Order, OrderStatus
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
+from airflow_provider_runa.placement.errors import OrderMismatchError
+from airflow_provider_runa.placement.payment import unpaid
 from airflow_provider_runa.sensors._waiting import PermanentSensorFailure, WaitingSensor
 from airflow_provider_runa.triggers._events import EventStatus, read_event
 from airflow_provider_runa.triggers.runa import EVENT_STATUSES, RunaOrderTrigger
+from airflow_provider_runa.utils.masking import excerpt
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+#: Pauses before a COMPLETED order without items is read again, in seconds.
+_PAUSES_BEFORE_MISMATCH = (0.0, 2.0, 5.0)
 
 
 class RunaOrderSensor(WaitingSensor):
@@ -25,10 +32,11 @@ class RunaOrderSensor(WaitingSensor):
 
     .. seealso:: :doc:`/authoring`
 
-    A FAILED order, an order that the account does not have, invalid input, a connection that cannot be used and a
-    rejected request fail the task at once, in every mode. If orders cannot be read, the sensor tries again, and the
-    task fails if that is still so at the timeout. With ``soft_fail=True`` the task is skipped if the orders are still
-    PROCESSING at the timeout; all other failures still fail the task. The sensor returns the ids of the orders.
+    A FAILED order, a COMPLETED order without items or with a cancelled payout, an order that the account does not have,
+    invalid input, a connection that cannot be used and a rejected request fail the task at once, in every mode. If
+    orders cannot be read, the sensor tries again, and the task fails if that is still so at the timeout. With
+    ``soft_fail=True`` the task is skipped if the orders are still PROCESSING at the timeout; all other failures still
+    fail the task. The sensor returns the ids of the orders.
 
     :param order_id: id of the order, or a list of ids, such as the ``output`` of the task that placed them, mapped or
         not. (templated)
@@ -81,20 +89,21 @@ class RunaOrderSensor(WaitingSensor):
         ids = self.order_id = self._order_ids()
         for order_id in [order_id for order_id in ids if order_id not in self._completed]:
             try:
-                status = hook.get_order(order_id).status
+                order = hook.get_order(order_id)
             except RunaNotFoundError:
                 raise PermanentSensorFailure(
                     f"The Runa account of connection {self.runa_conn_id!r} does not have order {order_id}.\n"
                     "The task fails without further retries.\n"
                     "Correct the connection, then clear the task."
                 ) from None
-            if status == OrderStatus.FAILED:
+            if order.status == OrderStatus.FAILED:
                 raise PermanentSensorFailure(
                     f"Nobody was paid: order {order_id} ended FAILED. Runa gives no reason.\n"
                     "The task fails without further retries.\n"
                     "Clear the task that placed the order: it places the order again, as a new order."
                 )
-            if status == OrderStatus.COMPLETED:
+            if order.status == OrderStatus.COMPLETED:
+                _check_paid(hook, order)
                 self._completed.add(order_id)
         return ids if self._completed.issuperset(ids) else None
 
@@ -106,10 +115,21 @@ class RunaOrderSensor(WaitingSensor):
         ids = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
         if not ids or not all(map(_may_be_an_id, ids)):
             raise InvalidOrderError(
-                f"order_id: must be an order id or a list of order ids, not {ids or value!r}; check that the upstream "
-                "task pushes it and that it is passed as the task's output"
+                f"order_id: must be an order id or a list of order ids, not {excerpt(ids or value)}; check that the "
+                "upstream task pushes it and that it is passed as the task's output"
             )
         return ids
+
+
+def _check_paid(hook: RunaHook, order: Order) -> None:
+    """Raise a failure if a COMPLETED order shows no items, or payouts that are cancelled."""
+    for pause in _PAUSES_BEFORE_MISMATCH:
+        if order.items:
+            break
+        time.sleep(pause)  # Runa may show the items late
+        order = hook.get_order(order.id)
+    if problems := unpaid(order):
+        raise PermanentSensorFailure(str(OrderMismatchError(order_id=order.id, problems="; ".join(problems))))
 
 
 def _may_be_an_id(given: Any) -> bool:

@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import EstimateRequest
-from airflow_provider_runa.utils.masking import Masked
+from airflow_provider_runa.utils.masking import Masked, excerpt
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
 
 #: The default of a limit or check that the author did not set. Not ``None``, which in a mapped task may be a missing
 #: value.
@@ -20,6 +23,24 @@ NOTSET: Any = object()
 def unset_to_none(value: Any) -> Any:
     """Return a value, ``None`` in place of :data:`NOTSET`."""
     return None if value is NOTSET else value
+
+
+def check_own_task(operator: Any, context: Context) -> None:
+    """Check that an operator runs as the task that it is, and not inside another task.
+
+    A function of TaskFlow may create operators and call their ``execute``. What they derive from the task instance
+    would be the same for all of them, so that the second one would count as done when the first one is.
+
+    :param operator: the operator.
+    :param context: the context of the task that runs.
+    :raises InvalidOrderError: if it runs inside another task.
+    """
+    running = context["ti"].task_id
+    if operator.task_id != running:
+        raise InvalidOrderError(
+            f"task {operator.task_id} runs inside task {running}, whose identity it would share with every other "
+            "operator in there; make it a task, or use one whose identity is a key"
+        )
 
 
 def read_json(name: str, value: Any) -> Any:
@@ -66,7 +87,7 @@ def read_amount(name: str, value: Any) -> Decimal:
     except InvalidOperation:
         amount = Decimal("NaN")
     if not amount.is_finite():
-        raise InvalidOrderError(f"{name}: must be an amount, not {value!r}")
+        raise InvalidOrderError(f"{name}: must be an amount, not {excerpt(value)}")
     return amount
 
 
@@ -100,7 +121,7 @@ def read_days(name: str, value: Any) -> timedelta:
     except (TypeError, ValueError, OverflowError):
         period = timedelta(-1)
     if period < timedelta(0):
-        raise InvalidOrderError(f"{name}: must be a timedelta or a number of days, not {value!r}")
+        raise InvalidOrderError(f"{name}: must be a timedelta or a number of days, not {excerpt(value)}")
     return period
 
 
@@ -113,7 +134,7 @@ def to_seconds(name: str, value: float | timedelta) -> float:
     """
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
-        raise ValueError(f"{name}: must be a timedelta or a number of seconds above zero, not {value!r}")
+        raise ValueError(f"{name}: must be a timedelta or a number of seconds above zero, not {excerpt(value)}")
     return float(seconds)
 
 
@@ -129,5 +150,7 @@ def parse_datetime(name: str, value: datetime | str | None) -> datetime | None:
     try:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
     except ValueError:
-        raise InvalidOrderError(f"{name}: must be a date or a time such as 2026-01-31T12:00Z, not {value!r}") from None
+        raise InvalidOrderError(
+            f"{name}: must be a date or a time such as 2026-01-31T12:00Z, not {excerpt(value)}"
+        ) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Masks recipients, so that rendered fields, XComs and logs do not show them.
+"""Masks recipients, so that rendered fields, XComs, logs and errors do not show them.
 
 Airflow stores rendered fields, and not every release masks registered secrets in them: Airflow 3.0 does not. So the
 stored text must not contain recipients in the first place.
@@ -10,12 +10,24 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
-from airflow_provider_runa._compat import mask_secret
+from airflow_provider_runa._compat import mask_secret, secrets_masker
 
-# Also in JSON text, where an address may contain escapes.
-_EMAIL = re.compile(r"[^\s\"'<>,;:/=|{}\[\]()@]+@[\w\\-]+(?:\.[\w\\-]+)+")
+# Also in JSON text, where an address may contain escapes. The limit keeps the time linear in a long text without an @.
+_EMAIL = re.compile(r"[^\s\"'<>,;:/=|{}\[\]()@]{1,256}@[\w\\-]+(?:\.[\w\\-]+)+")
+
+# For text of any kind: whatever has an @, and links.
+_SECRET_LOOKING = re.compile(r"[^\s\"'<>,;]+@[^\s\"'<>,;]+|[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
+
+#: How many characters of a wrong value an error shows.
+EXCERPT_LENGTH = 40
+
+#: How many secrets are registered with Airflow's supervisor, which compiles its pattern anew for each of them: 400 take
+#: 2 s there. In the task's own process, any number takes one compilation.
+MOST_FOR_SUPERVISOR = 400
 
 _NAMES_RECIPIENTS = ("email_address", "recipient_reference")
 
@@ -68,7 +80,74 @@ def mask_recipients(fields: Iterable[Any]) -> None:
         with contextlib.suppress(ValueError):
             fields.append(json.loads(field))
     if recipients := sorted(set(_recipients(fields))):
-        mask_secret([*recipients])
+        masked_here = _mask_here(recipients)
+        if not masked_here or len(recipients) <= MOST_FOR_SUPERVISOR:
+            mask_secret([*recipients])
+
+
+def _mask_here(secrets: Sequence[str]) -> bool:
+    """Register secrets in this process, with one compilation of Airflow's pattern instead of one for each.
+
+    :returns: whether that was possible. It relies on names that are not public.
+    """
+    with contextlib.suppress(Exception):
+        masker = secrets_masker()
+        shortest = getattr(masker, "min_length_to_mask", 5)
+        adapted = {
+            secret: [re.escape(form) for form in masker._adaptations(secret) if form and len(form) >= shortest]
+            for secret in secrets
+        }
+        new = [secret for secret, patterns in adapted.items() if patterns and not masker.patterns.issuperset(patterns)]
+        for secret in new[:-1]:
+            masker.patterns.update(adapted[secret])
+        for secret in new[-1:]:
+            masker.add_mask(secret)  # compiles the pattern
+        return True
+    return False
+
+
+def printable(text: str) -> str:
+    """Return a text of others, such as a status, without characters that change how a terminal or a page shows it.
+
+    :param text: the text. Line breaks, control and direction characters in it are escaped.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
+
+
+def excerpt(value: Any) -> str:
+    """Return the type of a wrong value and the beginning of its text, for an error message.
+
+    Addresses and links are masked. Of mappings, only the names are shown. Special characters are escaped.
+
+    :param value: the value.
+    """
+    if value is None:
+        return "None"
+    text = _outline(value, 3)
+    if len(text) > EXCERPT_LENGTH:
+        text = f"{text[:EXCERPT_LENGTH]}…"
+    return f"{text} ({type(value).__name__})" if text else type(value).__name__
+
+
+def _outline(value: Any, depth: int) -> str:
+    """Return the text of a value without what may be a secret; empty if its type is unknown."""
+    if isinstance(value, str):
+        return _outline_text(value[:400], depth)
+    if value is None or isinstance(value, bool | int | float | Decimal | datetime | timedelta):
+        return str(value)
+    if isinstance(value, Mapping) and depth:
+        return f"{{{', '.join(_outline(name, 0) for name in list(value)[:EXCERPT_LENGTH])}}}"
+    if isinstance(value, list | tuple) and depth:
+        return f"[{', '.join(_outline(inner, depth - 1) or '…' for inner in value[:EXCERPT_LENGTH])}]"
+    return ""
+
+
+def _outline_text(text: str, depth: int) -> str:
+    if "{" in text:  # JSON, or the text of a Python object: it may hold anything
+        with contextlib.suppress(ValueError):
+            return repr(_outline(json.loads(text), depth))
+        text = text[: text.index("{")] + "{…"
+    return repr(_SECRET_LOOKING.sub("***", text))
 
 
 def _masked(value: Any) -> Any:

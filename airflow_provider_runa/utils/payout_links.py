@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_runa.api.errors import InvalidOrderError, redact
-from airflow_provider_runa.api.models import LinkDistribution, NewOrder, Order
+from airflow_provider_runa.api.models import LinkDistribution, NewOrder, Order, OrderItem, Payout
 from airflow_provider_runa.placement.errors import LinksNotWrittenError, PaymentChangedError
 from airflow_provider_runa.placement.payment import counterparts, differences
 
@@ -60,39 +60,55 @@ def write_payout_links(links_to: str, wanted: NewOrder, placed: Order) -> int:
     """
     if changed := differences(wanted, placed):
         raise PaymentChangedError(order_id=placed.id, fields="; ".join(changed))
-    lines = _lines(wanted, placed)
+    items = {
+        index: item
+        for index, item in sorted(counterparts(wanted, placed).items())
+        # Runa sends the others to the recipients.
+        if isinstance(wanted.items[index].distribution_method, LinkDistribution)
+    }
+    for index, item in items.items():
+        if item.payout is None or item.payout.url is None:
+            raise LinksNotWrittenError(order_id=placed.id, reason=f"Runa shows no link for item {index}")
+    # The error is raised here, because a traceback may show local variables, and those of _write are links.
+    error = _write(links_to, placed, items)
+    if isinstance(error, Exception):  # each store has its own exceptions, and their text may contain the links
+        reason = f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else type(error).__name__
+        del error
+        raise LinksNotWrittenError(order_id=placed.id, reason=reason)
+    if error is not None:
+        raise error
+    return len(items)
+
+
+def _write(links_to: str, placed: Order, items: Mapping[int, OrderItem]) -> BaseException | None:
+    """Write the file, and return what was raised, without its traceback."""
     try:
+        lines = [_line(placed, index, item) for index, item in items.items()]
         content = (_csv(lines) if links_to.endswith(".csv") else _json_lines(lines)).encode()
         path = _local(links_to)
         if path is None:
             ObjectStoragePath(links_to).write_bytes(content)
         else:
             _write_private(path, content)
-    except Exception as error:  # each store has its own exceptions, and their text may contain the links
-        reason = f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else type(error).__name__
-        raise LinksNotWrittenError(order_id=placed.id, reason=reason) from None
-    return len(lines)
+    except BaseException as error:
+        error.__context__ = error.__cause__ = None
+        return error.with_traceback(None)
+    return None
 
 
-def _lines(wanted: NewOrder, placed: Order) -> list[dict[str, Any]]:
-    lines = []
-    for index, item in sorted(counterparts(wanted, placed).items()):
-        if not isinstance(wanted.items[index].distribution_method, LinkDistribution):
-            continue  # Runa sends this one to the recipient
-        if item.payout is None or item.payout.url is None:
-            raise LinksNotWrittenError(order_id=placed.id, reason=f"Runa shows no link for item {index}")
-        expiry = item.payout.expiry_date
-        values = (
-            placed.id,
-            index,
-            item.id,
-            str(item.face_value),
-            item.currency or placed.currency,
-            item.payout.url.get_secret_value(),
-            expiry.isoformat() if expiry else None,
-        )
-        lines.append(dict(zip(COLUMNS, values, strict=True)))
-    return lines
+def _line(placed: Order, index: int, item: OrderItem) -> dict[str, Any]:
+    """Return the line of an item, in clear."""
+    payout = item.payout or Payout()
+    values = (
+        placed.id,
+        index,
+        item.id,
+        str(item.face_value),
+        item.currency or placed.currency,
+        payout.url.get_secret_value() if payout.url else None,
+        payout.expiry_date.isoformat() if payout.expiry_date else None,
+    )
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def _json_lines(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -110,7 +126,7 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
 def _local(links_to: str) -> Path | None:
     """Return the path of a file on this machine, ``None`` for a file in an object store."""
     url = urlsplit(links_to)
-    if url.scheme == "file":
+    if url.scheme in ("file", "local"):
         return Path(unquote(url.path))
     return None if "://" in links_to else Path(links_to)
 

@@ -1,4 +1,4 @@
-"""Both clients over real sockets: against the sandbox, and against a server that answers odd things."""
+"""Both clients over real sockets, against the sandbox and against a server that gives unusual answers."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from airflow_provider_runa.api.errors import (
     RunaNotFoundError,
     RunaRateLimitError,
     RunaServerError,
+    RunaUnreachableError,
     RunaValidationError,
     RunaVersionRemovedError,
 )
@@ -60,7 +61,7 @@ def an_order(count: int = 1, **changes: Any) -> NewOrder:
 
 
 class Blocking:
-    """An ``AsyncRunaClient`` with the manners of a ``RunaClient``, so that one test can ask both."""
+    """An ``AsyncRunaClient`` with the synchronous methods of a ``RunaClient``, so that one test covers both."""
 
     def __init__(self, api_key: str, *, sleep: Callable[[float], object], **settings: Any) -> None:
         async def pause(seconds: float) -> None:
@@ -88,7 +89,7 @@ async def _all(rows: AsyncIterator[Any]) -> list[Any]:
 
 
 class Clients:
-    """Makes clients of one kind, and remembers how long they waited between attempts (without waiting)."""
+    """Creates clients of one kind, and records how long they waited between attempts (without waiting)."""
 
     def __init__(self, kind: type) -> None:
         self._kind = kind
@@ -122,14 +123,14 @@ def test_the_twins_have_the_same_methods_and_parameters() -> None:
         }
 
     assert interface(RunaClient) == interface(AsyncRunaClient)
-    assert len(interface(RunaClient)) == 11  # ten endpoints, one of them with two answers
+    assert len(interface(RunaClient)) == 12  # ten endpoints, one of them with two answers, and the turn
 
 
 # -- against the sandbox ----------------------------------------------------------------------------------------------
 
 
 class OneConnection(RunningSandbox):
-    """A sandbox whose controls share a connection: they are asked hundreds of times here."""
+    """A sandbox whose control client keeps one connection, because it is called hundreds of times here."""
 
     controls: httpx.Client
 
@@ -270,7 +271,7 @@ def test_a_request_rejected_before_processing_is_sent_once(
 
 # -- asking again -----------------------------------------------------------------------------------------------------
 
-# What leaves the outcome unknown, and the error that tells it.
+# Answers that leave the outcome unknown, and the error for each.
 UNKNOWN: dict[str, tuple[dict[str, Any], type[RunaError]]] = {
     "dropped before": ({"kind": "drop_before"}, RunaConnectionError),
     "dropped after": ({"kind": "drop_after"}, RunaConnectionError),
@@ -512,16 +513,34 @@ def test_filters_and_cursors_are_sent(clients: Clients) -> None:
 
 
 def test_a_cursor_that_does_not_advance_is_an_error(clients: Clients) -> None:
-    """Rows that are not seen must not count as absent."""
+    """Rows that were not read must not count as absent."""
     page = {"items": [{"id": "O-1", "status": "PROCESSING"}], "pagination": {"cursors": {"after": "A-1"}}}
     answer = http("200 OK", json.dumps(page).encode())
     with start_raw(answer, answer, http("404 Not Found")) as server:
-        with pytest.raises(RunaConnectionError, match="did not advance"):
+        with pytest.raises(RunaConnectionError, match="was used before"):
             list(clients(server.url).list_orders())
         assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("page", [{}, {"pagination": {"cursors": {}}}, {"pagination": None}, {"pagination": {}}])
+def test_cursors_that_go_in_a_circle_are_an_error(clients: Clients) -> None:
+    pages = [
+        {"items": [{"id": f"O-{name}", "status": "PROCESSING"}], "pagination": {"cursors": {"after": name}}}
+        for name in "ABA"
+    ]
+    with start_raw(*(http("200 OK", json.dumps(page).encode()) for page in pages)) as server:
+        with pytest.raises(RunaConnectionError, match="was used before"):
+            list(clients(server.url).list_orders())
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("page", [{}, {"items": []}, {"pagination": {"cursors": {}}}])
+def test_a_list_that_lacks_a_part_is_no_empty_list(clients: Clients, page: dict[str, Any]) -> None:
+    answer = http("200 OK", json.dumps(page).encode())
+    with start_raw(*[answer] * 5) as server, pytest.raises(RunaConnectionError, match="unexpected form"):
+        list(clients(server.url).list_orders())
+
+
+@pytest.mark.parametrize("page", [{"pagination": {"cursors": {}}}, {"pagination": {}}])
 def test_a_page_without_a_cursor_is_the_last(clients: Clients, page: dict[str, Any]) -> None:
     rows = {"items": [{"id": "O-1", "status": "PROCESSING"}]}
     with start_raw(http("200 OK", json.dumps(page | rows).encode())) as server:
@@ -618,7 +637,7 @@ def local_variables(error: BaseException) -> str:
     return "\n".join(str(frame.locals) for frame in frames if frame.filename != __file__)
 
 
-def assert_tells_no_secret(error: BaseException) -> None:
+def assert_shows_no_secret(error: BaseException) -> None:
     printed = "".join(traceback.format_exception(error)) + repr(error) + local_variables(error)
     assert not [part for part in PLANTED if part in printed]
     # httpx's errors hold the request, and with it the key and the recipients.
@@ -627,7 +646,7 @@ def assert_tells_no_secret(error: BaseException) -> None:
 
 @pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
 def test_an_odd_answer_leaves_an_order_unknown(clients: Clients, answer: Raw | bytes) -> None:
-    """Neither a success nor a final rejection, and nothing secret in what is printed."""
+    """It is neither a success nor a final rejection, and the traceback shows no secret."""
     silent = isinstance(answer, Raw) and answer.then == "hang"
     with start_raw(answer) as server:
         client = clients(server.url, timeout=0.2 if silent else 5.0)
@@ -636,17 +655,17 @@ def test_an_odd_answer_leaves_an_order_unknown(clients: Clients, answer: Raw | b
             client.create_order(an_order(), idempotency_key="key-1", retry=False)
         assert time.monotonic() - began < 2, "the timeout is not kept"
     assert is_outcome_unknown(caught.value)
-    assert_tells_no_secret(caught.value)
+    assert_shows_no_secret(caught.value)
     assert len(server.requests) <= 1
 
 
-def test_a_refused_connection_leaves_an_order_unknown(clients: Clients) -> None:
+def test_a_refused_connection_says_that_nothing_was_sent(clients: Clients) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v2"
-    with pytest.raises(RunaConnectionError, match="POST /order: no usable answer") as caught:
+    with pytest.raises(RunaUnreachableError, match="POST /order: no connection") as caught:
         clients(url).create_order(an_order(), idempotency_key="key-1")
     assert is_outcome_unknown(caught.value)
-    assert_tells_no_secret(caught.value)
+    assert_shows_no_secret(caught.value)
     assert len(clients.pauses) == ATTEMPTS - 1
 
 
@@ -660,10 +679,10 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_key(clients: Clients,
 
 
 def test_a_connection_error_contains_its_cause(clients: Clients) -> None:
-    with pytest.raises(RunaConnectionError, match=r"GET /ping: no usable answer \(ConnectError: .+\)") as caught:
+    with pytest.raises(RunaConnectionError, match=r"GET /ping: no connection \(ConnectError: .+\)") as caught:
         clients("http://127.0.0.1:9/v2").ping(retry=False)
     assert clients.pauses == []
-    assert_tells_no_secret(caught.value)
+    assert_shows_no_secret(caught.value)
 
 
 def test_requests_to_this_machine_use_no_proxy(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -690,7 +709,7 @@ def test_a_rejection_that_echoes_the_request_shows_no_secret(clients: Clients, s
     with start_raw(http(status, body, _JSON)) as server, pytest.raises(RunaApiError) as caught:
         clients(server.url).create_order(an_order(), idempotency_key="key-1")
     assert not is_outcome_unknown(caught.value)
-    assert_tells_no_secret(caught.value)
+    assert_shows_no_secret(caught.value)
     assert not [part for part in PLANTED if part in repr(vars(caught.value))]
 
 
@@ -700,7 +719,7 @@ def test_an_odd_answer_to_a_read_is_no_answer(clients: Clients, name: str) -> No
         client = clients(server.url, timeout=0.1)
         with pytest.raises(RunaConnectionError, match="GET /order/O-1: ") as caught:
             client.get_order("O-1")
-    assert_tells_no_secret(caught.value)
+    assert_shows_no_secret(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is sent agrees with the vendor's contract, where a copy of it lies beside the repository."""
+"""Requests agree with Runa's contract, if a copy of it is next to the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tree of errors: by status and type, whatever else the body says, and never with a secret."""
+"""The tree of errors: chosen by status and type only, and never with a secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The api room knows no Airflow, and its models no HTTP: workers load no more than they use."""
+"""``api`` does not import Airflow, and its models do not import an HTTP library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a connection may say, and what is refused before anything is sent."""
+"""The settings of a connection, and the ones that are rejected before anything is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""read_statuses: what it returns, and what it costs; over sockets, and against accounts made up by Hypothesis."""
+"""read_statuses: its results and its number of requests, over sockets and against accounts from Hypothesis."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def crowd() -> Iterator[tuple[RunningSandbox, list[str]]]:
 
 
 def read(runa: RunningSandbox, ids: list[str]) -> tuple[dict[str, str], dict[str, int]]:
-    """Return the statuses and what was asked for."""
+    """Return the statuses and the requests."""
 
     async def ask() -> dict[str, str]:
         async with client_of(runa) as client:
@@ -68,7 +68,7 @@ def test_the_list_is_left_once_every_order_was_seen(crowd: tuple[RunningSandbox,
 
 
 def test_old_orders_are_fetched_by_their_id(crowd: tuple[RunningSandbox, list[str]]) -> None:
-    """Ten orders are worth one page, and on that the oldest are not."""
+    """Ten orders are worth one page, and the oldest are not on it."""
     runa, ids = crowd
     oldest = ids[:10]
     assert read(runa, oldest) == (dict.fromkeys(oldest, "PROCESSING"), {"pages": 1, "orders": 10})

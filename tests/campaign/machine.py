@@ -12,13 +12,14 @@ import contextlib
 import functools
 import json
 import logging
+import pathlib
 import random
 import tempfile
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -29,17 +30,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy.engine import Engine as Database
 
 from airflow_provider_runa.api.errors import RunaConnectionError, RunaError
-from airflow_provider_runa.api.models import NewOrder, Order
-from airflow_provider_runa.campaign import ledger as ledger_module
+from airflow_provider_runa.api.models import NewOrder, Order, Product
+from airflow_provider_runa.campaign import catch_up as catch_up_module
 from airflow_provider_runa.campaign import pay as pay_module
 from airflow_provider_runa.campaign import plan as plan_module
+from airflow_provider_runa.campaign import planning as planning_module
 from airflow_provider_runa.campaign import settle as settle_module
+from airflow_provider_runa.campaign.batches import Batch
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
+from airflow_provider_runa.campaign.found import Absorbed
 from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.plan import Limits
 from airflow_provider_runa.campaign.tables import BatchState, create, open_engine
-from airflow_provider_runa.placement.place import Policy
+from airflow_provider_runa.placement.place import INTENT_LIFETIME
 from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine, Fault
+from tests.campaign.world import directly
 from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock
 from tests.placement.machine import DAYS, FAIR, LOG, SECONDS, TRIED, UnderWay, Weather, _Messages
 from tests.placement.machine import WEATHER as ANY_WEATHER
@@ -49,10 +54,15 @@ ITEMS, CHUNK = 3, 6
 RECIPIENTS = 8
 TEMPLATE = "PT-01HQ12PV4B8XMBRTK281JM54KK"
 
-#: How long a request may be in flight after its sender was killed, and how long after writing its record an attempt may
-#: still send, in seconds: as the policy assumes.
+#: How long a request may be in flight after its sender was killed, in seconds: as the policy assumes.
 LONGEST_UNDER_WAY = 110.0
-LONGEST_SENDING = Policy().budget
+
+#: How long after writing its record an attempt may still send, in seconds: the age that a record may have, and a
+#: process that stands still between its last look at the clock and the request, for as long as one may be in flight.
+LONGEST_SENDING = INTENT_LIFETIME.total_seconds() + LONGEST_UNDER_WAY
+
+#: How far back the order list is read for a ledger that is new: Runa lists every order.
+EVER = timedelta(days=36500)
 
 #: A step of a pause, in seconds: others take their turn within a long one.
 SLICE = 60.0
@@ -70,6 +80,11 @@ class RunningAttempt:
 
     def __init__(self, world: CampaignMachine, work: Callable[[RunningAttempt], None]) -> None:
         self.clock = world.clock
+        self.began = world.clock.now()
+        #: Rows that it may pay at most, if it has a limit, rows that it has paid, and when Airflow ends it.
+        self.most: int | None = None
+        self.sent = 0
+        self.timeout: float | None = None
         self.left = 0
         self.until: str | None = None
         self.dies = self.killed = self.over = False
@@ -94,6 +109,8 @@ class RunningAttempt:
         :param name: where it is.
         :param here: whether it can stop and go on later here, or only die.
         """
+        if self.timeout is not None and (self.clock.now() - self.began).total_seconds() > self.timeout:
+            self.killed = True
         stops = self.left == 0 and self.until in (None, name)
         if stops and self.dies:
             self.killed = True
@@ -180,8 +197,8 @@ def _stepped(name: str) -> Any:
 
 
 _WRITES = (
-    *("save_record", "mark_placed", "note_error", "reject", "split"),
-    *("settle_completed", "settle_failed", "plan_failed_again"),
+    *("save_record", "mark_placed", "note_error", "reject", "fail", "replace", "renew"),
+    *("settle_completed", "settle_failed", "plan_failed_again", "withdraw"),
 )
 for _name in ("batches", "order", "take", "load_record", *_WRITES):
     setattr(SteppedLedger, _name, _stepped(_name))
@@ -222,6 +239,9 @@ class SteppedClient:
         await asyncio.sleep(0)  # the other orders of the attempt get their turn
         self.attempt.boundary(name)
 
+    def reserve_turn(self) -> float:
+        return 0.0
+
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         world = self.world
         await self._boundary("before POST")
@@ -239,9 +259,14 @@ class SteppedClient:
             world.clock.advance(seconds=30)
             raise RunaConnectionError("POST /order: no usable answer (ReadTimeout)")  # it may arrive yet
         world.under_way.remove(request)
+        before = len(world.engine.orders())
         try:
             return await request.arrive()
         finally:
+            if len(world.engine.orders()) > before:
+                self.attempt.sent += len(order.items)
+                most = self.attempt.most
+                assert most is None or self.attempt.sent <= most, "more was sent than the limit allows"
             await self._boundary("POST answered")
 
     async def get_order(self, order_id: str) -> Order:
@@ -284,7 +309,7 @@ class CampaignMachine(RuleBasedStateMachine):
     def begin_the_world(self, delay: float, in_progress: int, count: int) -> None:
         self.patched = contextlib.ExitStack()
         ids = random.Random(1)
-        self._patch(ledger_module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=ids.getrandbits(128))))
+        self._patch(planning_module, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=ids.getrandbits(128))))
         self._patch(plan_module, "MAX_ITEMS", ITEMS)
         self._patch(plan_module, "CHUNK", CHUNK)
         self._patch(pay_module, "place", functools.partial(pay_module.place, rng=random.Random(1)))
@@ -296,8 +321,11 @@ class CampaignMachine(RuleBasedStateMachine):
             in_progress_status=in_progress,
         )
         self.client = EngineClient(self.engine, self.clock)
-        self.database = self._open_database()
-        self.ledger = Ledger(self.database, BASE_URL, "spring")
+        self.folder = pathlib.Path(self.patched.enter_context(tempfile.TemporaryDirectory(prefix="campaign-")))
+        self.file = self.folder / "ledger-0.db"
+        self.copies: list[bytes] = []
+        self.others: list[pathlib.Path] = []
+        self._open_ledger()
         self.rows = dict.fromkeys(range(count), (10, "good"))
         self.doubled: int | None = None
         self.runs = 0
@@ -312,9 +340,15 @@ class CampaignMachine(RuleBasedStateMachine):
         LOG.propagate = False
         TRIED["schedules"] += 1
 
+    def _open_ledger(self) -> None:
+        """Open the ledger's file, which may be new or an older copy."""
+        self.database = self._open_database()
+        self.ledger = Ledger(self.database, BASE_URL, "spring")
+        #: Whether the ledger may not know what Runa knows.
+        self.behind = True
+
     def _open_database(self) -> Database:
-        folder = self.patched.enter_context(tempfile.TemporaryDirectory(prefix="campaign-"))
-        database = open_engine(f"sqlite:///{folder}/ledger.db")
+        database = open_engine(f"sqlite:///{self.file}")
         self.patched.callback(database.dispose)
 
         @sa.event.listens_for(database, "connect")
@@ -328,6 +362,10 @@ class CampaignMachine(RuleBasedStateMachine):
     def _patch(self, module: Any, name: str, value: Any) -> None:
         self.patched.callback(setattr, module, name, getattr(module, name))
         setattr(module, name, value)
+
+    def _product(self, code: str) -> Product:
+        """Return a product of the catalogue that does not show its face values: so an order may be rejected."""
+        return self.client.client.get_product(code).model_copy(update={"gift_card": None})
 
     def _input(self, attempt: RunningAttempt) -> Iterator[dict[str, Any]]:
         numbers = list(self.rows)
@@ -344,25 +382,23 @@ class CampaignMachine(RuleBasedStateMachine):
 
     # -- attempts ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, *, plans: bool = True, isolate: bool = False, concurrency: int = 1) -> RunningAttempt:
+    def _begin(
+        self,
+        *,
+        plans: bool = True,
+        isolate: bool = False,
+        concurrency: int = 1,
+        most: int | None = None,
+        timeout: float | None = None,
+        late: bool = False,
+    ) -> RunningAttempt:
         run = f"run-{self.runs}"
 
         def work(attempt: RunningAttempt) -> None:
             ledger = SteppedLedger(self, attempt)
             client, clock = SteppedClient(self, attempt), SteppedClock(self, attempt)
-            if plans:
-                plan_module.plan(
-                    ledger,
-                    self._input(attempt),
-                    run=run,
-                    currency="USD",
-                    defaults={},
-                    limits=Limits(),
-                    product=self.client.client.get_product,
-                    now=self.clock.now(),
-                )
-            else:
-                TRIED["event: failed rows planned again"] += ledger.plan_failed_again(run, self.clock.now())
+            attempt.most, attempt.timeout = most, timeout
+            limits = Limits(recipients=most)
 
             async def statuses(order_ids: Sequence[str]) -> Mapping[str, str]:
                 found = {}
@@ -371,18 +407,53 @@ class CampaignMachine(RuleBasedStateMachine):
                         found[order_id] = str((await client.get_order(order_id)).status)
                 return found
 
-            async def pay_and_settle() -> None:
+            async def settle() -> None:
+                await settle_module.settle(ledger, client=client, statuses=statuses, clock=clock, offload=directly)
+
+            async def catch_up() -> Absorbed:
+                await settle()
+                return await catch_up_module.catch_up(ledger, client=client, clock=clock, look_back=EVER)
+
+            async def pay_and_settle(batches: Sequence[Batch]) -> None:
                 await pay_module.pay(
                     ledger,
+                    batches=batches,
                     owner=run,
                     client=client,
                     clock=clock,
                     isolate_rejections=isolate,
                     concurrency=concurrency,
+                    offload=directly,
                 )
-                await settle_module.settle(ledger, client=client, statuses=statuses, clock=clock)
+                await settle()
 
-            asyncio.run(pay_and_settle())
+            absorbed = asyncio.run(catch_up())
+            TRIED["event: row found at Runa"] += absorbed.rows
+            TRIED["event: batch undecided"] += len(absorbed.undecided)
+            assert not absorbed.doubled, "a recipient is paid by two orders"
+            if plans:
+                report = plan_module.plan(
+                    ledger,
+                    self._input(attempt),
+                    run=run,
+                    currency="USD",
+                    defaults={},
+                    limits=limits,
+                    product=self._product,
+                    now=self.clock.now(),
+                    new_recipients_on_rerun=late,
+                    excluded=absorbed.undecided,
+                )
+                batches = report.batches
+                TRIED["event: row recognized in the input"] += report.found
+            else:
+                TRIED["event: failed rows planned again"] += ledger.plan_failed_again(run, self.clock.now())
+                batches, _ = plan_module.choose_planned(
+                    ledger, currency="USD", limits=limits, excluded=absorbed.undecided
+                )
+            asyncio.run(pay_and_settle(batches))
+            if attempt is self.running[-1] and len(self.running) == 1:
+                self.behind = False
 
         TRIED["attempts"] += 1
         self.begun += 1
@@ -399,12 +470,15 @@ class CampaignMachine(RuleBasedStateMachine):
             if attempt.over:
                 self.running.remove(attempt)
 
-    @precondition(lambda self: len(self.running) < 2 and self.begun < 25)
+    @precondition(lambda self: len(self.running) < 3 and self.begun < 25)
     @rule(
         another=st.booleans(),
         plans=st.sampled_from([True, True, True, False]),
         isolate=st.booleans(),
         concurrency=st.sampled_from([1, 3]),
+        most=st.sampled_from([None, None, 2, 5]),
+        timeout=st.sampled_from([None, None, None, 50.0, 200.0, 900.0]),
+        late=st.booleans(),
         steps=st.one_of(st.none(), st.integers(1, 60)),
         dies=st.booleans(),
         weather=WEATHER,
@@ -415,6 +489,9 @@ class CampaignMachine(RuleBasedStateMachine):
         plans: bool,
         isolate: bool,
         concurrency: int,
+        most: int | None,
+        timeout: float | None,
+        late: bool,
         steps: int | None,
         dies: bool,
         weather: Weather,
@@ -424,7 +501,12 @@ class CampaignMachine(RuleBasedStateMachine):
         TRIED["event: two at once"] += len(self.running)
         self.runs += another
         self._set_weather(weather)
-        self._step(self._begin(plans=plans, isolate=isolate, concurrency=concurrency), steps, dies=dies)
+        TRIED["event: limited"] += most is not None
+        TRIED["event: short execution_timeout"] += timeout is not None
+        attempt = self._begin(
+            plans=plans, isolate=isolate, concurrency=concurrency, most=most, timeout=timeout, late=late
+        )
+        self._step(attempt, steps, dies=dies)
 
     @precondition(lambda self: not self.running and self.begun < 25)
     @rule(
@@ -454,14 +536,64 @@ class CampaignMachine(RuleBasedStateMachine):
         self._step(first, None)
 
     @precondition(lambda self: self.running)
-    @rule(which=st.integers(0, 1), steps=st.one_of(st.none(), st.integers(1, 20)), dies=st.booleans())
+    @rule(which=st.integers(0, 2), steps=st.one_of(st.none(), st.integers(1, 20)), dies=st.booleans())
     def go_on(self, which: int, steps: int | None, dies: bool) -> None:
         self._step(self.running[which % len(self.running)], steps, dies=dies)
 
     @precondition(lambda self: self.running)
-    @rule(which=st.integers(0, 1))
+    @rule(which=st.integers(0, 2))
     def kill(self, which: int) -> None:
         self.running.pop(which % len(self.running)).kill()
+
+    # -- what becomes of the ledger -----------------------------------------------------------------------------------
+
+    @rule()
+    def copy_the_ledger(self) -> None:
+        self.copies.append(self.file.read_bytes())
+
+    @precondition(lambda self: self.copies)
+    @rule(which=st.integers(0, 20), lost=st.booleans())
+    def restore_the_ledger(self, which: int, lost: bool) -> None:
+        """The database is restored from an earlier copy, or a failover has lost its last commits."""
+        TRIED["event: ledger restored"] += 1
+        self._leave_the_ledger(lost=lost)
+        self.file.write_bytes(self.copies[which % len(self.copies)])
+        self._open_ledger()
+
+    @rule(lost=st.booleans())
+    def lose_the_ledger(self, lost: bool) -> None:
+        """The database is lost, or the connection names another one: a new ledger begins empty."""
+        TRIED["event: ledger lost"] += 1
+        self._leave_the_ledger(lost=lost)
+        self.others.append(self.file)
+        self.file = self.folder / f"ledger-{len(self.others)}.db"
+        self.copies.clear()
+        self._open_ledger()
+
+    @precondition(lambda self: self.others)
+    @rule(which=st.integers(0, 5), lost=st.booleans())
+    def change_to_another_ledger(self, which: int, lost: bool) -> None:
+        """Two databases are used for one campaign, one after the other."""
+        TRIED["event: another ledger"] += 1
+        self._leave_the_ledger(lost=lost)
+        self.others.append(self.file)
+        self.file = self.others.pop(which % (len(self.others) - 1))
+        self.copies.clear()
+        self._open_ledger()
+
+    def _leave_the_ledger(self, *, lost: bool) -> None:
+        """Whoever works on the ledger ends. What is in flight arrives, or is lost, before another ledger is used."""
+        for attempt in self.running:
+            attempt.kill()
+        self.running.clear()
+        for request in list(self.under_way):
+            self._arrive(request, lost=lost)
+        self.database.dispose()
+
+    @precondition(lambda self: not self.running)
+    @rule()
+    def withdraw(self) -> None:
+        TRIED["event: withdrawn"] += sum(count for count, _ in self.ledger.withdraw(self.clock.now()).values())
 
     # -- what the network, Runa and the database do -------------------------------------------------------------------
 
@@ -542,9 +674,11 @@ class CampaignMachine(RuleBasedStateMachine):
         assert not often, f"orders that pay a recipient: {often}"
         for row in self.ledger.rows():
             orders = at_runa.get(_address(row["recipient_key"].removeprefix("key-")), [])
+            if row["state"] == "mismatch":
+                raise AssertionError(f"a row does not match its order: {row['error']}")
             if row["state"] == "paid":
                 assert orders == [(row["order_id"], "COMPLETED", row["amount"])], "paid, says the ledger, and is not"
-            elif row["state"] != "sent":
+            elif row["state"] != "sent" and not self.behind:
                 assert not orders, f"{row['state']}, says the ledger, and there is an order"
 
     @invariant()
@@ -576,7 +710,8 @@ class CampaignMachine(RuleBasedStateMachine):
         self.nobody_is_paid_twice()
         self.doubled = None
         known = {int(row["recipient_key"].removeprefix("key-")) for row in self.ledger.rows()}
-        wanted = known | set(self.rows)
+        at_runa = {int(address.partition("@")[0].rpartition("-")[2]) for address in self._at_runa()}
+        wanted = known | set(self.rows) | at_runa
         self.rows = dict.fromkeys(wanted, (15, "good"))
         self.runs += 1
         # An order that is sent may end FAILED, its rows be rejected, planned again, sent again, and then settled. An
@@ -585,11 +720,16 @@ class CampaignMachine(RuleBasedStateMachine):
             if self._states() == ({"paid"} if wanted else set()) and len(self._at_runa()) == len(wanted):
                 break
             self.clock.advance(seconds=900)
-            self._step(self._begin(isolate=bool(self.begun % 2)), None)
+            # What a run has planned and not begun is that run's. The last resort is a task that pays what is planned.
+            self._step(self._begin(plans=bool(self.begun % 3), isolate=bool(self.begun % 2)), None)
             self.runs += 1
             self.nobody_is_paid_twice()
         else:
-            raise AssertionError(f"without a fault there is no end: {self.ledger.totals()}")
+            batches = [
+                (batch.id[:8], batch.state.value, batch.found, batch.order_id) for batch in self.ledger.batches()
+            ]
+            reasons = {(row["state"].value, row["error"]) for row in self.ledger.rows()}
+            raise AssertionError(f"without a fault there is no end: {self.ledger.totals()} {batches} {reasons}")
         assert not self.ledger.batches(BatchState.OPEN), "a batch is open that pays nobody"
         self._check_items()
         self._come_later()

@@ -29,8 +29,8 @@ def row(number: int, *, amount: Any = 10, **fields: Any) -> dict[str, Any]:
 
 
 def rejected_row(number: int) -> dict[str, Any]:
-    """Return a row that a plan accepts and Runa rejects: its amount is above the limit of one of several products."""
-    return row(number, amount=501, products={"type": "MULTIPLE", "values": ["AMZ-US", "SHOE-US"]})
+    """Return a row that a plan accepts and Runa rejects: its product is no payment, which RECIPIENT is for."""
+    return row(number, product="AMZ-US", recipient_reference=f"reference-{number}")
 
 
 async def directly(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -37,7 +37,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def environment(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> RunningSandbox:
-    """The sandbox by the environment's variables, and no connection of Airflow's to it."""
+    """The sandbox in the environment's variables, without an Airflow connection to it."""
     monkeypatch.setenv("RUNA_API_KEY", runa.api_key)
     monkeypatch.setenv("RUNA_BASE_URL", runa.url)
     monkeypatch.delenv("AIRFLOW_CONN_RUNA_DEFAULT")
@@ -77,7 +77,7 @@ def lines(text: str) -> list[list[str]]:
 
 
 def main(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> int:
-    """Run the command, after dropping what was said so far: Airflow before 3.1 logs the requests of the tests, too."""
+    """Run the command, after dropping earlier output: Airflow before 3.1 logs the requests of the tests, too."""
     capsys.readouterr()
     return status.main(arguments)
 
@@ -197,8 +197,8 @@ def test_a_missing_ledger_is_not_created(
 ) -> None:
     assert status.main(["campaign", CAMPAIGN, "--ledger", "ledger" if kind == "connection" else ledger]) == 1
     said = capsys.readouterr()
-    told = f"ledger: there is none in {tmp_path}/ledger.db; the first campaign that is paid makes it"
-    assert (said.out, said.err) == ("", f"The command failed: {told}\n")
+    message = f"ledger: there is none in {tmp_path}/ledger.db; the first campaign that is paid makes it"
+    assert (said.out, said.err) == ("", f"The command failed: {message}\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -280,7 +280,7 @@ def test_a_pipe_gets_whole_lines_and_only_the_answer(runa: RunningSandbox, ledge
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["balance", "--runa", "nowhere"], "nowhere"),
         (["campaign", "x", "--ledger", "nowhere"], "nowhere"),
@@ -291,7 +291,7 @@ def test_a_pipe_gets_whole_lines_and_only_the_answer(runa: RunningSandbox, ledge
     ],
 )
 def test_an_error_is_one_line(
-    runa: RunningSandbox, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    runa: RunningSandbox, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "XXX" in arguments:
         runa.faults({"kind": "status", "status": 403, "method": "GET", "path": "/balance"})
@@ -299,9 +299,9 @@ def test_an_error_is_one_line(
     said = capsys.readouterr()
     assert said.out == ""
     *before, line = said.err.splitlines()
-    assert not before or told == "nowhere"  # Airflow 2 has logged that its own database has no tables here
+    assert not before or message == "nowhere"  # Airflow 2 has logged that its own database has no tables here
     assert line.startswith("The command failed: ")
-    assert told in line
+    assert message in line
     assert "secret" not in line
 
 

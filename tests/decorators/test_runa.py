@@ -88,7 +88,7 @@ def test_a_function_may_return_arguments_of_the_operator(runa: RunningSandbox) -
 
 
 @pytest.mark.parametrize(
-    ("returned", "told"),
+    ("returned", "message"),
     [
         (None, "items: must be a list, not NoneType"),
         ([], "items: "),
@@ -101,13 +101,13 @@ def test_a_function_may_return_arguments_of_the_operator(runa: RunningSandbox) -
     ],
 )
 def test_invalid_return_values_are_rejected_before_anything_is_sent(
-    runa: RunningSandbox, returned: Any, told: str
+    runa: RunningSandbox, returned: Any, message: str
 ) -> None:
     @task.runa_order(currency="USD")
     def pay() -> Any:
         return returned
 
-    with pytest.raises(AirflowFailException, match=f"Nothing was sent in this attempt: .*{told}") as caught:
+    with pytest.raises(AirflowFailException, match=f"Nothing was sent in this attempt: .*{message}") as caught:
         operator_of(pay).execute(task_context())
     assert ADDRESS not in str(caught.value)
     assert runa.stats()["requests"] == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -59,6 +60,22 @@ def test_a_person_approves_what_is_paid(airflow: AirflowStack, sandbox: RunningS
     airflow.api("PATCH", asked, {"chosen_options": ["Approve"], "params_input": {}})
     assert airflow.wait_for_run(dag_id, run_id) == "success", airflow.explain(dag_id, run_id)
     assert sandbox.stats()["payouts"] == 3
+
+
+def test_a_plan_that_a_person_rejects_is_withdrawn(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
+    dag_id = "runa_campaign_with_approval"
+    before = sandbox.stats()["payouts"]
+    run_id = airflow.trigger(dag_id)
+    asked = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
+    explain = functools.partial(airflow.explain, dag_id, run_id)
+    wait_until(lambda: airflow.api("GET", asked), 60, "the approval is asked for", explain)
+    time.sleep(8)  # as above
+    airflow.api("PATCH", asked, {"chosen_options": ["Reject"], "params_input": {}})
+    assert airflow.wait_for_run(dag_id, run_id) == "success", airflow.explain(dag_id, run_id)
+    states = {task["task_id"]: task["state"] for task in airflow.task_instances(dag_id, run_id)}
+    assert (states["pay"], states["withdraw"]) == ("skipped", "success")
+    assert sandbox.stats()["payouts"] == before
+    assert {row["state"] for row in ledger_rows(airflow, sandbox.url, "winback")} <= {"withdrawn", "paid"}
 
 
 def test_a_backfill_of_a_campaign_pays_each_day_once(airflow: PatientStack, sandbox: RunningSandbox) -> None:

@@ -147,7 +147,7 @@ def test_the_metadata_is_what_airflow_accepts() -> None:
 
 
 def test_the_form_of_older_airflow_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow 3.1 stands in for the form's libraries with these names; with any other the connection type is gone."""
+    """Airflow 3.1 replaces the form's libraries and knows only these names; others remove the connection type."""
 
     def field(label: str, *, default: Any, **_: Any) -> tuple[str, Any]:
         return label, default
@@ -166,8 +166,8 @@ def test_the_form_of_older_airflow_is_the_same(monkeypatch: pytest.MonkeyPatch) 
 
     connection_type = get_provider_info()["connection-types"][0]
     fields = connection_type["conn-fields"].items()
-    told = {name: (field["label"], field["schema"]["default"]) for name, field in fields}
-    assert RunaHook.get_connection_form_widgets() == told
+    expected = {name: (field["label"], field["schema"]["default"]) for name, field in fields}
+    assert RunaHook.get_connection_form_widgets() == expected
     behaviour = {name.replace("-", "_"): value for name, value in connection_type["ui-field-behaviour"].items()}
     assert RunaHook.get_ui_field_behaviour() == behaviour
     assert set(behaviour) == {"hidden_fields", "relabeling", "placeholders"}

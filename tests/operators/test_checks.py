@@ -31,8 +31,8 @@ def check(products: Any, **values: Any) -> Any:
 
 
 def test_an_estimate_returns_the_cost_and_shows_no_recipient(runa: RunningSandbox) -> None:
-    told = estimate([ITEM, ITEM | {"face_value": "5.50"}])
-    assert told == {
+    result = estimate([ITEM, ITEM | {"face_value": "5.50"}])
+    assert result == {
         "currency": "USD",
         "total_price": "13.95",
         "total_discount": "1.55",
@@ -49,7 +49,7 @@ def test_up_to_500_items_are_estimated(runa: RunningSandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "told"),
+    ("items", "message"),
     [
         ("[{'a': 1}]", "not JSON"),
         ([], "items: "),
@@ -57,8 +57,8 @@ def test_up_to_500_items_are_estimated(runa: RunningSandbox) -> None:
         ([ITEM | {"products": {"type": "SINGLE", "value": "GONE-US"}}], "product_validation_error"),
     ],
 )
-def test_what_cannot_be_estimated_burns_no_retries(runa: RunningSandbox, items: Any, told: str) -> None:
-    with pytest.raises(AirflowFailException, match=f"^Nobody was paid.*{told}") as caught:
+def test_what_cannot_be_estimated_burns_no_retries(runa: RunningSandbox, items: Any, message: str) -> None:
+    with pytest.raises(AirflowFailException, match=f"^Nobody was paid.*{message}") as caught:
         estimate(items)
     assert ADDRESS not in str(caught.value)
 
@@ -121,7 +121,7 @@ def test_every_reason_is_named(runa: RunningSandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"products": []}, "products: must be the code"),
         ({"products": None}, "products: must be the code"),
@@ -131,8 +131,8 @@ def test_every_reason_is_named(runa: RunningSandbox) -> None:
         ({"country": None}, "country: its value is missing"),
     ],
 )
-def test_wrong_input_is_never_a_check_that_passes(runa: RunningSandbox, values: dict[str, Any], told: str) -> None:
-    with pytest.raises(AirflowFailException, match=told):
+def test_wrong_input_is_never_a_check_that_passes(runa: RunningSandbox, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message):
         check(**({"products": "AMZ-US"} | values))
 
 

@@ -227,7 +227,7 @@ def test_a_connection_that_cannot_be_used_burns_no_retries(
 
 @pytest.mark.parametrize("field", ["order_key", "max_total", "look_back"])
 def test_a_guard_whose_value_is_missing_is_rejected(runa: RunningSandbox, field: str) -> None:
-    """A template or an XCom that gives nothing must not turn into "no guard"."""
+    """A template or an XCom without a value must not remove the guard."""
     with DAG("rewards", schedule=None, render_template_as_native_obj=True):
         task = operator(runa, **{"order_key": "spring/42", field: "{{ missing }}"})
     task.render_template_fields({"missing": None})  # type: ignore[typeddict-unknown-key]
@@ -239,7 +239,7 @@ def test_a_guard_whose_value_is_missing_is_rejected(runa: RunningSandbox, field:
 
 @pytest.mark.parametrize("field", ["order_key", "max_total", "look_back"])
 def test_a_guard_whose_value_is_missing_in_a_mapped_task_is_rejected(runa: RunningSandbox, field: str) -> None:
-    """A mapped task is made with the values that were resolved: what is missing comes as None."""
+    """A mapped task is created with resolved values: a missing one is None."""
     with DAG("rewards", schedule=None) as dag:
         mapped = RunaCreateOrderOperator.partial(task_id="pay", currency="USD").expand_kwargs(
             [{"items": [ITEM], field: None}]
@@ -290,7 +290,7 @@ def test_look_back_finds_the_order_of_another_run(runa: RunningSandbox, look_bac
     assert again.execute(task_context()) == first
 
 
-# -- refusals and failures ------------------------------------------------------------------------------------------
+# -- rejections and failures ------------------------------------------------------------------------------------------
 
 
 def test_a_rejection_that_a_top_up_fixes_can_be_retried(runa: RunningSandbox) -> None:
@@ -304,9 +304,9 @@ def test_a_rejection_that_a_top_up_fixes_can_be_retried(runa: RunningSandbox) ->
 
 
 def test_a_final_rejection_burns_no_retries(runa: RunningSandbox) -> None:
-    gone = ITEM | {"products": {"type": "SINGLE", "value": "GONE-US"}}
+    unknown = ITEM | {"products": {"type": "SINGLE", "value": "GONE-US"}}
     with pytest.raises(AirflowFailException, match="Fix what Runa names"):
-        operator(runa, items=[gone]).execute(task_context())
+        operator(runa, items=[unknown]).execute(task_context())
 
 
 def test_a_retry_places_a_failed_order_again(runa: RunningSandbox) -> None:

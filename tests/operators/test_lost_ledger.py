@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_runa.campaign.errors import CampaignFailedError
 from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.tables import open_engine
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
@@ -212,13 +212,14 @@ def test_the_input_may_have_changed_meanwhile(
 
 
 def test_a_lost_ledger_is_reported(
-    runa: RunningSandbox, ledger: Any, capsys: pytest.CaptureFixture[str]
+    runa: RunningSandbox, ledger: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     pay(runa, rows_of(1, 2, 3))
     ledger.restore()
     capsys.readouterr()
+    caplog.clear()
     pay(runa, rows_of(1, 2))
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().out + caplog.text
     assert "has no tables yet: creating them." in printed
     assert "Runa has 1 order(s) that this ledger did not know. Is it another database, or an older copy?" in printed
     assert "customer-" not in printed
@@ -228,6 +229,8 @@ def test_rows_of_an_order_that_failed_are_not_taken_for_paid(runa: RunningSandbo
     runa.faults({"kind": "fail_order"})
     pay(runa, rows_of(1, 2), on_partial_failure="warn")
     ledger.restore()
+    with pytest.raises(CampaignFailedError):  # the same rows have the same key, and Runa repeats its answer
+        pay(runa, rows_of(1, 2))
     assert pay(runa, rows_of(1, 2))["rows"] == {"paid": 2}
     assert runa.stats()["orders"] == {"FAILED": 1, "COMPLETED": 1}
 
@@ -290,11 +293,11 @@ def test_only_the_owner_can_read_the_file(runa: RunningSandbox, file: FileLedger
 
 
 @pytest.fixture
-def unreachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> str:
     """A connection to a PostgreSQL server that is not there."""
     connection = {"conn_type": "postgres", "host": "127.0.0.1", "port": 1, "login": "tests", "schema": "rewards"}
     monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection | {"password": "hush"}))
-    yield "127.0.0.1"
+    return "127.0.0.1"
 
 
 def test_a_database_that_cannot_be_reached_is_named(runa: RunningSandbox, unreachable: str) -> None:

@@ -35,7 +35,7 @@ from tests.support.sandbox import RunningSandbox
 
 @pytest.fixture
 def ledger_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A SQLite file, which the connection ``ledger`` leads to."""
+    """A SQLite file, which the connection ``ledger`` opens."""
     path = tmp_path / "ledger.db"
     monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps({"conn_type": "sqlite", "host": str(path)}))
     return path
@@ -66,7 +66,9 @@ def test_it_pays_every_row_once_in_orders_of_200(runa: RunningSandbox, ledger_fi
             "planned": 450,
             "paid": 450,
             "paid_amount": "4500.00",
-            **dict.fromkeys(("already_paid", "other_amount", "already_open", "found", "left_out", "wrong"), 0),
+            **dict.fromkeys(
+                ("already_paid", "other_amount", "already_open", "open_elsewhere", "found", "left_out", "wrong"), 0
+            ),
             **dict.fromkeys(("open", "failed", "rejected", "mismatch"), 0),
         },
         "rows": {"paid": 450},
@@ -130,7 +132,7 @@ def test_a_plan_stops_before_anything_is_sent_and_is_paid_later(runa: RunningSan
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"max_total": 29}, r"max_total: 30(\.00)? are to be paid"),
         ({"max_recipients": 2}, "max_recipients: 3 are to be paid"),
@@ -139,10 +141,10 @@ def test_a_plan_stops_before_anything_is_sent_and_is_paid_later(runa: RunningSan
     ],
 )
 def test_what_was_planned_is_paid_within_the_limits_of_who_pays(
-    runa: RunningSandbox, ledger_file: Path, values: dict[str, Any], told: str
+    runa: RunningSandbox, ledger_file: Path, values: dict[str, Any], message: str
 ) -> None:
     operator(runa, [row(n) for n in range(3)], mode="plan").execute(task_context())
-    with pytest.raises(AirflowFailException, match=told):
+    with pytest.raises(AirflowFailException, match=message):
         operator(runa, mode="pay", **values).execute(task_context())
     assert "POST /order" not in runa.stats()["requests"]
     within = {"max_total": 30, "max_recipients": 3, "max_per_recipient": 10}
@@ -160,7 +162,7 @@ def test_paying_a_campaign_without_a_plan_is_an_error(runa: RunningSandbox, ledg
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"max_total": 29}, r"max_total: 30(\.00)? are to be paid, more than the 29 allowed"),
         ({"max_recipients": 2}, "max_recipients: 3 are to be paid"),
@@ -178,11 +180,11 @@ def test_paying_a_campaign_without_a_plan_is_an_error(runa: RunningSandbox, ledg
     ],
 )
 def test_bad_input_is_rejected_and_nothing_is_sent(
-    runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], told: str
+    runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", "mysql://localhost/ledger")
     task = operator(runa, **({"rows": [row(n) for n in range(3)]} | values))
-    with pytest.raises(AirflowFailException, match=told) as caught:
+    with pytest.raises(AirflowFailException, match=message) as caught:
         task.execute(task_context())
     assert str(caught.value).splitlines()[2] == "Fix that, then clear the task."
     assert "POST /order" not in runa.stats()["requests"]
@@ -249,8 +251,7 @@ def test_the_rows_that_runa_rejects_are_isolated(runa: RunningSandbox, ledger_fi
     with pytest.raises(AirflowFailException, match="18 paid, 2 rejected"):
         operator(runa, rows, defaults={}, isolate_rejections=True).execute(task_context())
     assert [line["recipient_key"] for line in rows_of(runa, ledger_file, "rejected")] == ["customer-19", "customer-7"]
-    rows[7] |= {"face_value": 12}
-    rows[19] |= {"face_value": 13}
+    rows[7], rows[19] = row(7, product="AMZ-US", amount=12), row(19, product="AMZ-US", amount=13)
     summary = operator(runa, rows, defaults={}).execute(task_context(try_number=2))
     assert summary["amounts"] == {"paid": "205.00"}
 
@@ -304,19 +305,19 @@ def test_after_a_deferral_the_error_of_an_unusable_connection_says_that_orders_c
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "told"),
+    ("status", "error", "message"),
     [
         (404, AirflowFailException, "The connection points at another account"),
         (403, StatusUnreadableError, "its status could not be read .403"),
     ],
 )
 def test_orders_that_cannot_be_read_are_not_called_processing(
-    runa: RunningSandbox, ledger_file: Path, status: int, error: type[Exception], told: str
+    runa: RunningSandbox, ledger_file: Path, status: int, error: type[Exception], message: str
 ) -> None:
     fault = {"kind": "status", "method": "GET", "status": status, "count": 10**6}
     fault["type"] = {404: "not_found", 403: "forbidden"}[status]
     runa.faults(fault | {"path": "/order", "skip": 1}, fault | {"path": "/order/*"})  # the list is read before paying
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         operator(runa, [row(1)], timeout=20, poll_interval=5).execute(task_context())
 
 

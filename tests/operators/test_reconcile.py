@@ -146,7 +146,7 @@ def test_its_fields_are_templates(paid: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"campaign": "sprong"}, "no campaign 'sprong'"),
         ({"campaign": "{{ nothing }}", "since": "2026-01-01"}, "campaign: its value is missing"),
@@ -157,8 +157,8 @@ def test_its_fields_are_templates(paid: Path) -> None:
         ({"ledger_conn_id": "runa_default"}, "ledger_conn_id"),
     ],
 )
-def test_invalid_input_is_rejected(paid: Path, values: dict[str, Any], told: str) -> None:
-    with pytest.raises(AirflowFailException, match=told):
+def test_invalid_input_is_rejected(paid: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message):
         render(operator(**values)).execute(task_context())
 
 
@@ -230,7 +230,7 @@ def test_the_command_takes_a_url_and_a_key_of_the_environment(runa: RunningSandb
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--campaign", "sprong", "--ledger", "ledger"], "no campaign 'sprong'"),
         (["--campaign", CAMPAIGN, "--ledger", "nowhere"], "nowhere"),
@@ -241,14 +241,14 @@ def test_the_command_takes_a_url_and_a_key_of_the_environment(runa: RunningSandb
     ],
 )
 def test_the_command_reports_that_the_comparison_failed(
-    paid: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    paid: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main(arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""
     *_, line = said.err.splitlines()  # Airflow 2 has logged that its own database has no tables here
     assert line.startswith("The comparison failed: ")
-    assert told in line
+    assert message in line
 
 
 @pytest.mark.parametrize(

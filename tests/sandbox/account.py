@@ -1,4 +1,4 @@
-"""A caller of the sandbox's engine, in process and with a clock of its own."""
+"""A caller of the sandbox's engine, in process and with its own clock."""
 
 from __future__ import annotations
 
@@ -21,13 +21,23 @@ def item(products: Any = BOOKS, face_value: Any = 10, method: Any = LINK) -> dic
     return {"face_value": face_value, "distribution_method": method, "products": products}
 
 
+def single(code: str, face_value: Any = 10, method: Any = LINK) -> dict[str, Any]:
+    """Return an item of one product."""
+    return item({"type": "SINGLE", "value": code}, face_value, method)
+
+
 def order(*items: Any, currency: str = "USD", **fields: Any) -> dict[str, Any]:
-    """Return the body of an order, of one item unless told otherwise."""
+    """Return the body of an order, of one item unless others are given."""
     return {
         "payment_method": {"type": "ACCOUNT_BALANCE", "currency": currency},
         "items": list(items) or [item()],
         **fields,
     }
+
+
+def kind(answer: Answer) -> tuple[int, str]:
+    """Return status and type of an error."""
+    return answer.status, answer.json()["type"]
 
 
 class Account:
@@ -44,7 +54,8 @@ class Account:
     def ask(self, method: str, target: str, body: Any = None, **headers: str) -> Answer:
         """Send a request; ``target`` is a path with its query, headers are written with underscores."""
         path, _, query = target.partition("?")
-        sent = {"X-Api-Key": DEFAULT_API_KEY} | {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {"X-Api-Key": DEFAULT_API_KEY, "Content-Type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         pairs = [tuple(pair.split("=")) for pair in query.split("&") if pair]
         return self.engine.handle(method, path, pairs, sent, raw)
@@ -56,7 +67,7 @@ class Account:
         return answer.json()
 
     def post(self, body: Any = None, *, key: str | None = None, mode: str = "async", **headers: str) -> Answer:
-        """Send an order, under a key of its own unless told otherwise."""
+        """Send an order, under a new key unless one is given."""
         key = f"key-{next(self._keys)}" if key is None else key
         chosen = order() if body is None else body
         return self.ask("POST", "/order", chosen, X_Idempotency_Key=key, X_Execution_Mode=mode, **headers)

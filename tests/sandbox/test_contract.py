@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from airflow_provider_runa.sandbox.engine import Answer, Engine, Fault
+from airflow_provider_runa.sandbox.engine import Answer, Engine, Fault, Lie
 from tests.api.test_contract import CONTRACT, contract, operation_of
-from tests.sandbox.account import BOOKS, BY_MAIL, TEMPLATE, Account, item, order
+from tests.sandbox.account import BOOKS, BY_MAIL, LINK, TEMPLATE, Account, item, order, single
+from tests.sandbox.test_rules import RIGHT, mutations
 
 pytestmark = pytest.mark.skipif(not CONTRACT.is_file(), reason="the vendor's contract is not beside this repository")
 
@@ -32,6 +35,25 @@ def modern(schema: Any) -> Any:
     return {"anyOf": [changed, {"type": "null"}]} if schema.get("nullable") is True else changed
 
 
+FORMATS = jsonschema.FormatChecker(["email"])
+
+
+@FORMATS.checks("date-time", raises=ValueError)
+def is_moment(value: object) -> bool:
+    return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
+
+
+@FORMATS.checks("decimal", raises=ArithmeticError)
+def is_amount(value: object) -> bool:
+    return not isinstance(value, str) or Decimal(value).is_finite()
+
+
+def found(schema: dict[str, Any], value: Any) -> list[str]:
+    """Return what a schema of the contract says against a value."""
+    validator = jsonschema.Draft202012Validator(modern(schema) | {"components": components()}, format_checker=FORMATS)
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
+
+
 class Checked(Account):
     """An account that holds every answer against the contract, and notes which kinds of answers it has seen."""
 
@@ -46,10 +68,8 @@ class Checked(Account):
         documented = operation["responses"].get(str(answer.status), {"$ref": "#/components/responses/BadRequest"})
         if "$ref" in documented:
             documented = contract()["components"]["responses"][documented["$ref"].rpartition("/")[2]]
-        schema = modern(documented["content"]["application/json"]["schema"]) | {"components": components()}
-        validator = jsonschema.Draft202012Validator(schema)
-        found = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(answer.json())]
-        assert not found, (name, answer)
+        wrong = found(documented["content"]["application/json"]["schema"], answer.json())
+        assert not wrong, (name, answer, wrong)
         self.seen.add((name, answer.status))
         return answer
 
@@ -60,7 +80,7 @@ def orders(account: Checked) -> None:
     rules = {"usage_config": {"spend_rules_template_id": "PSR-01HQ12PV4B8XMBRTK281JM54KK"}}
     every_kind = [
         item(method=BY_MAIL),
-        item(method=recipient),
+        item({"type": "SINGLE", "value": "VISA-US"}, method=recipient),
         item(TEMPLATE),
         item({"type": "MULTIPLE", "values": ["AMZ-US", "AIRBNB-US"]}),
         item({"type": "SINGLE", "value": "VISA-US"} | rules, 10.5),
@@ -87,6 +107,37 @@ def reading(account: Checked) -> None:
     estimated = [{"face_value": 5, "products": BOOKS}]
     estimated += [{"face_value": 6, "products": {"type": "MULTIPLE", "values": ["AMZ-US", "AIRBNB-US"]}}]
     assert account.ask("POST", "/order/estimate", order(*estimated)).status == 200
+
+
+def controls(account: Checked) -> None:
+    """Look at what a test can set."""
+    ids = [account.engine.add_order(order(single("MART-DE"), currency="EUR"), status="PROCESSING")]
+    ids += [account.engine.add_order(order(), status="FAILED"), account.engine.add_order(order(item(), item()))]
+    account.engine.set_payout(ids[2], "EXPIRED")
+    account.engine.set_payout(ids[2], "CLAIMED", item=1, expiry_date=datetime(2028, 1, 1, tzinfo=UTC))
+    account.engine.add_account("XXother.secret")
+    account.place(X_Api_Key="XXother.secret")
+    for _ in range(2):
+        for key in ("XXsandbox.secret", "XXother.secret"):
+            account.ask("GET", "/order", X_Api_Key=key)
+        for order_id in ids:
+            account.get(f"/order/{order_id}")
+        account.engine.set_status(ids[0], "COMPLETED")
+
+
+def allowed_lies(account: Checked) -> None:
+    """Look at what is false and still has the contract's form."""
+    order_id = account.place(order(item(TEMPLATE, method=BY_MAIL), item(method=LINK), description="Spring"))
+    account.time += 10
+    lies = [Lie("item_missing"), Lie("item_extra"), Lie("item_face_value", "1.00"), Lie("item_currency", "EUR")]
+    lies += [Lie("item_payout", "EXPIRED"), Lie("item_unknown"), Lie("item_template"), Lie("item_without", "currency")]
+    lies += [Lie("order_reversed"), Lie("order_currency", "EUR"), Lie("order_status", "PROCESSING"), Lie("order_bare")]
+    lies += [Lie("order_without", "metadata"), Lie("row_late", "60"), Lie("row_status", "FAILED"), Lie("row_bare")]
+    lies += [Lie("row_without", "description"), Lie("list_pages", "1"), Lie("list_circle"), Lie("list_oldest_first")]
+    for lie in lies:
+        account.engine.lies = [lie]
+        account.get("/order")
+        account.get(f"/order/{order_id}")
 
 
 def refusals(account: Checked) -> None:
@@ -116,7 +167,7 @@ def refusals(account: Checked) -> None:
     account.post()
 
 
-SCENES = [orders, reading, refusals]
+SCENES = [orders, reading, controls, allowed_lies, refusals]
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -147,3 +198,56 @@ def test_the_contract_would_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_status", lambda *_: "DONE")
     with pytest.raises(AssertionError, match="is not valid under any"):
         account.get(f"/order/{order_id}")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Lie("order_status", "ON_HOLD"),
+        Lie("row_status", "ON_HOLD"),
+        Lie("order_without", "total_price"),
+        Lie("list_without", "items"),
+        Lie("list_without", "pagination"),
+        Lie("list_without", "cursors"),
+    ],
+    ids=lambda lie: f"{lie.kind} {lie.value}",
+)
+def test_the_contract_notices_a_lie(lie: Lie) -> None:
+    account = Checked()
+    order_id = account.place()
+    account.time += 10
+    account.engine.lies.append(lie)
+    with pytest.raises(AssertionError):
+        account.get(f"/order/{order_id}" if lie.kind.startswith("order_") else "/order")
+
+
+# -- what is sent to the sandbox --------------------------------------------------------------------------------------
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+@pytest.mark.parametrize("body", RIGHT.values(), ids=RIGHT)
+def test_what_the_sandbox_accepts_agrees_with_the_contract(body: Any) -> None:
+    assert found(schema_of("NewOrderDetails"), body) == []
+
+
+def test_no_body_that_the_contract_refuses_is_accepted() -> None:
+    account = Checked(orders_per_minute=10**9)
+    chosen = ("redemption template", "RECIPIENT", "spend rules", "MULTIPLE", "TEMPLATE", "empty")
+    bodies = [body for name in chosen for body in mutations(RIGHT[name])]
+    accepted = [body for body in bodies if account.post(json.dumps(body).encode()).status == 202]
+    assert len(accepted) > len(chosen)
+    for body in accepted:
+        assert found(schema_of("NewOrderDetails"), body) == [], body
+
+
+def test_no_estimate_that_the_contract_refuses_is_given() -> None:
+    account = Checked()
+    several = {"type": "MULTIPLE", "values": ["AMZ-US", "AIRBNB-US"]}
+    bodies = mutations(order({"face_value": 5, "products": BOOKS}, {"face_value": 6, "products": several}))
+    accepted = [body for body in bodies if account.ask("POST", "/order/estimate", body).status == 200]
+    assert accepted
+    for body in accepted:
+        assert found(schema_of("OrderPriceRequest"), body) == [], body

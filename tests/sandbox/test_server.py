@@ -1,4 +1,4 @@
-"""The sandbox as a process of its own, over real sockets: its command line, its controls, and its worst manners."""
+"""The sandbox as a process, over real sockets: its command line, its controls, and its worst manners."""
 
 from __future__ import annotations
 
@@ -131,6 +131,31 @@ def test_dropped_after_the_order_was_stored(sandbox: RunningSandbox) -> None:
     assert len(sandbox.orders()) == 1
 
 
+def is_reset(sandbox: RunningSandbox) -> bool:
+    """Send an order and return whether the connection is reset."""
+    request = httpx.Request("POST", f"{sandbox.url}/order", json=order(), headers={"X-Idempotency-Key": "one"})
+    request.headers["X-Api-Key"] = sandbox.api_key
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    address = urlsplit(sandbox.url)
+    with socket.create_connection((address.hostname, address.port), 10) as connection:
+        connection.sendall(f"POST /v2/order HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+        try:
+            assert connection.recv(65536) == b""
+        except ConnectionResetError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_is_closed_or_reset(sandbox: RunningSandbox, kind: str, reset: bool) -> None:
+    sandbox.faults({"kind": kind, "reset": reset})
+    assert is_reset(sandbox) == reset
+    assert len(sandbox.orders()) == (kind == "drop_after")
+    assert post(sandbox).status_code == 202
+    assert len(sandbox.orders()) == 1
+
+
 def test_half_an_answer(sandbox: RunningSandbox) -> None:
     sandbox.faults({"kind": "half_answer"})
     head, _, body = raw(sandbox).partition(b"\r\n\r\n")
@@ -187,7 +212,7 @@ def test_a_gateways_page_is_no_json(sandbox: RunningSandbox) -> None:
         {"kind": "status", "stauts": 500},
         {"kind": "status", "status": "soon"},
         {"kind": "status", "status": 42},
-        {"kind": "status", "count": None},
+        {"kind": "status", "count": "all"},
         {"kind": "latency", "seconds": -1},
         "drop_after",
     ],
@@ -204,7 +229,90 @@ def test_faults_can_be_cleared(sandbox: RunningSandbox) -> None:
     assert post(sandbox).status_code == 202
 
 
-def test_the_controls_tell_neither_recipients_nor_links(sandbox: RunningSandbox) -> None:
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"kind": "explode"},
+        {"kind": "order_status"},
+        {"kind": "order_status", "valeu": "ON_HOLD"},
+        {"kind": "order_status", "value": 5},
+        {"kind": "list_circle", "item": 0},
+        "list_circle",
+    ],
+)
+def test_a_lie_that_cannot_be_is_refused_and_changes_nothing(sandbox: RunningSandbox, lie: Any) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="422"):
+        sandbox.lies(lie)
+    post(sandbox)
+    assert len(get(sandbox, "/order").json()["items"]) == 1
+
+
+def test_lies_are_switched_on_and_off(sandbox: RunningSandbox) -> None:
+    order_id = post(sandbox).json()["id"]
+    sandbox.advance(10)
+    truth = get(sandbox, f"/order/{order_id}").json()
+    sandbox.lies({"kind": "item_missing"}, {"kind": "list_without", "value": "pagination"})
+    assert get(sandbox, f"/order/{order_id}").json() == truth | {"items": []}
+    assert get(sandbox, "/order").json().keys() == {"items"}
+    sandbox.clear_lies()
+    assert get(sandbox, f"/order/{order_id}").json() == truth
+
+
+def test_an_order_of_somebody_else_is_added(sandbox: RunningSandbox) -> None:
+    theirs = sandbox.add_order(order(description="Spring"), "PROCESSING")
+    assert get(sandbox, f"/order/{theirs}").json()["status"] == "PROCESSING"
+    sandbox.set_status(theirs, "COMPLETED")
+    assert get(sandbox, "/order").json()["items"][0]["description"] == "Spring"
+    (row,) = sandbox.orders()
+    assert (row["id"], row["idempotency_key"]) == (theirs, "")
+    with pytest.raises(httpx.HTTPStatusError, match="422"):
+        sandbox.add_order(order(reference="x"))
+    with pytest.raises(httpx.HTTPStatusError, match="422"):
+        sandbox.add_order(order(), "ON_HOLD")
+    assert len(sandbox.orders()) == 1
+
+
+def test_a_payout_is_claimed(sandbox: RunningSandbox) -> None:
+    order_id = post(sandbox).json()["id"]
+    sandbox.advance(10)
+    sandbox.set_payout(order_id, "ACTIVE", expiry_date="2030-01-01T01:00:00+01:00")
+    sandbox.set_payout(order_id, "CLAIMED")
+    payout = get(sandbox, f"/order/{order_id}").json()["items"][0]["payout"]
+    assert (payout["status"], payout["expiry_date"]) == ("CLAIMED", "2030-01-01T00:00:00Z")
+    for wrong in ({"item": 1}, {"item": -1}):
+        with pytest.raises(httpx.HTTPStatusError, match="404"):
+            sandbox.set_payout(order_id, "CLAIMED", **wrong)
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        sandbox.set_status("O-1", "FAILED")
+    with pytest.raises(httpx.HTTPStatusError, match="422"):
+        sandbox.set_payout(order_id, "FROZEN")
+    with pytest.raises(httpx.HTTPStatusError, match="422"):
+        sandbox.set_payout(order_id, "EXPIRED", expiry_date="2030-01-01T00:00:00")
+
+
+def test_controls_are_about_the_account_of_their_key(sandbox: RunningSandbox) -> None:
+    other = sandbox.add_account("XXother.secret")
+    ours, theirs = post(sandbox).json()["id"], post(other).json()["id"]
+    assert [[row["id"] for row in one.orders()] for one in (sandbox, other)] == [[ours], [theirs]]
+    assert get(sandbox, f"/order/{theirs}").status_code == 404
+    other.faults({"kind": "status", "status": 503, "method": "GET", "path": "/ping", "count": None})
+    other.balance("USD", "5")
+    other.lies({"kind": "list_without", "value": "items"})
+    assert [get(one, "/ping").status_code for one in (sandbox, other)] == [200, 503]
+    assert ["items" in get(one, "/order").json() for one in (sandbox, other)] == [True, False]
+    assert (post(sandbox, "two").status_code, post(other, "two").status_code) == (202, 400)
+    other.advance(10)
+    assert [one.stats()["orders"] for one in (sandbox, other)] == [{"COMPLETED": 2}, {"COMPLETED": 1}]
+    other.reset()
+    assert [len(one.orders()) for one in (sandbox, other)] == [2, 0]
+    sandbox.reset()
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        other.orders()
+    with pytest.raises(httpx.HTTPStatusError, match="422"):
+        sandbox.add_account(API_KEY)
+
+
+def test_the_controls_show_neither_recipients_nor_links(sandbox: RunningSandbox) -> None:
     by_mail = {"type": "EMAIL", "email_address": "ada-7311@example.com"}
     body = order(description="Spring", metadata={"run": "1"})
     body["items"][0]["distribution_method"] = by_mail
@@ -225,6 +333,7 @@ def test_the_controls_tell_neither_recipients_nor_links(sandbox: RunningSandbox)
         ("balance", {"currency": "USD", "balance": "NaN"}),
         ("advance", {"seconds": 1e300}),
         ("advance", {"seconds": -1}),
+        ("advance", {"seconds": 1, "minutes": 1}),
     ],
 )
 def test_a_control_that_would_break_answers_is_refused(sandbox: RunningSandbox, control: str, body: Any) -> None:

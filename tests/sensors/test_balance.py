@@ -51,8 +51,8 @@ def context() -> Any:
 @MODES
 def test_it_ends_once_the_balance_covers_the_amount(runa: RunningSandbox, mode: str) -> None:
     runa.balance("USD", "100")
-    told = sensor(mode).execute(context())
-    assert told == {"currency": "USD", "amount": "100", "balance": "100.00"}
+    result = sensor(mode).execute(context())
+    assert result == {"currency": "USD", "amount": "100", "balance": "100.00"}
 
 
 @MODES
@@ -104,21 +104,21 @@ def test_soft_fail_covers_running_out_of_time(
 
 
 def event(status: str, **values: Any) -> dict[str, Any]:
-    told = {"status": status, "currency": "USD", "amount": "100", "balance": "120.00"} | values
-    return {"event": told}
+    result = {"status": status, "currency": "USD", "amount": "100", "balance": "120.00"} | values
+    return {"event": result}
 
 
 def run(mode: str, **values: Any) -> Any:
     """Run the sensor in a mode; ``resumed`` is the deferrable one after its trigger could not read the balance."""
     if mode != "resumed":
         return sensor(mode, **values).execute(context())
-    told = event(EventStatus.UNREADABLE, reason="no answer")
-    return sensor("deferrable", **values).resume_execution("execute_complete", told, context())
+    result = event(EventStatus.UNREADABLE, reason="no answer")
+    return sensor("deferrable", **values).resume_execution("execute_complete", result, context())
 
 
 def test_after_the_trigger_it_returns_the_event() -> None:
-    told = sensor("deferrable").resume_execution("execute_complete", event(EventStatus.COVERED), context())
-    assert told == {"currency": "USD", "amount": "100", "balance": "120.00"}
+    result = sensor("deferrable").resume_execution("execute_complete", event(EventStatus.COVERED), context())
+    assert result == {"currency": "USD", "amount": "100", "balance": "120.00"}
 
 
 @pytest.mark.parametrize(("soft_fail", "ending"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)])
@@ -195,7 +195,7 @@ def test_an_estimate_that_cannot_be_read_in_time_is_a_failure(
 
 @MODES
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"amount": "None"}, "amount: must be an amount, not 'None'"),
         ({"items": "none"}, "items: rendered to text that is not JSON"),
@@ -204,10 +204,10 @@ def test_an_estimate_that_cannot_be_read_in_time_is_a_failure(
     ],
 )
 def test_wrong_input_fails_the_task_and_is_never_a_skip(
-    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str, values: dict[str, Any], told: str
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str, values: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_KEYLESS", '{"conn_type": "runa"}')
-    with pytest.raises(AirflowFailException, match=f"^Nobody was paid.*{told}"):
+    with pytest.raises(AirflowFailException, match=f"^Nobody was paid.*{message}"):
         sensor(mode, soft_fail=True, **values).execute(context())
 
 

@@ -1,4 +1,4 @@
-"""A sandbox in a process of its own, for tests over real sockets."""
+"""A sandbox in a separate process, for tests over real sockets."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ class RunningSandbox:
     """A sandbox that runs, and its controls.
 
     :param url: base URL of its API, ending in ``/v2``.
+    :param api_key: a key that it accepts.
+    :param account: key of the account that the controls are about, if not the first.
     """
 
     url: str
     api_key: str = API_KEY
+    account: str | None = None
 
     @property
     def connection(self) -> str:
@@ -34,7 +37,8 @@ class RunningSandbox:
 
     def _control(self, method: str, name: str, body: Any = None) -> Any:
         url = f"{self.url.removesuffix('/v2')}/_sandbox/{name}"
-        return httpx.request(method, url, json=body, timeout=10).raise_for_status().json()
+        headers = {} if self.account is None else {"X-Api-Key": self.account}
+        return httpx.request(method, url, json=body, headers=headers, timeout=10).raise_for_status().json()
 
     def faults(self, *faults: dict[str, Any]) -> None:
         """Let something go wrong."""
@@ -44,13 +48,41 @@ class RunningSandbox:
         """Let nothing go wrong any more."""
         self._control("DELETE", "faults")
 
+    def lies(self, *lies: dict[str, Any]) -> None:
+        """Let something false be answered."""
+        self._control("POST", "lies", list(lies))
+
+    def clear_lies(self) -> None:
+        """Let the truth be answered again."""
+        self._control("DELETE", "lies")
+
+    def add_order(self, order: dict[str, Any], status: str = "COMPLETED") -> str:
+        """Add an order of somebody else, and return its id. One that is PROCESSING never ends."""
+        return str(self._control("POST", "orders", {"order": order, "status": status})["id"])
+
+    def set_status(self, order_id: str, status: str) -> None:
+        """Settle an order now, or never (PROCESSING)."""
+        self._control("POST", f"orders/{order_id}/status", {"status": status})
+
+    def set_payout(self, order_id: str, status: str, *, item: int = 0, expiry_date: str | None = None) -> None:
+        """Let a payout be claimed, cancelled or expire."""
+        body = {"status": status, "item": item, "expiry_date": expiry_date}
+        self._control("POST", f"orders/{order_id}/payout", body)
+
+    def add_account(self, api_key: str) -> RunningSandbox:
+        """Open another account of the same environment, and return it."""
+        self._control("POST", "accounts", {"api_key": api_key})
+        return RunningSandbox(self.url, api_key, account=api_key)
+
     def stats(self) -> dict[str, Any]:
         """Return counts of orders, payouts and requests."""
-        return self._control("GET", "stats")
+        counts: dict[str, Any] = self._control("GET", "stats")
+        return counts
 
     def orders(self) -> list[dict[str, Any]]:
         """Return the orders, without recipients and links."""
-        return self._control("GET", "orders")
+        orders: list[dict[str, Any]] = self._control("GET", "orders")
+        return orders
 
     def balance(self, currency: str, balance: str) -> None:
         """Set a balance."""
@@ -74,7 +106,7 @@ def start_sandbox(*options: str, python: str = sys.executable, cwd: Path | None 
     :param cwd: where it runs, which is the first place that the package is looked for. Default: here.
     """
     command = [python, "-m", "airflow_provider_runa.sandbox", "--port", "0", *options]
-    # In a session of its own, so that Ctrl-C reaches it by way of this block's end and not in the middle of something.
+    # In a new session, so that Ctrl-C ends it at the end of this block and not in the middle of something.
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -96,4 +128,5 @@ def start_sandbox(*options: str, python: str = sys.executable, cwd: Path | None 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
-        process.stdout.close()
+        if process.stdout is not None:
+            process.stdout.close()

@@ -85,7 +85,7 @@ def test_rows_are_fetched_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"columns": COLUMNS | {"email_address": "mail"}}, "columns: the query has no mail; it has customer, reward"),
         (
@@ -98,8 +98,8 @@ def test_rows_are_fetched_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
         ({"sql": QUERY.replace("email,", "NULL AS email,")}, r"rows\[0\]: distribution_method"),
     ],
 )
-def test_a_query_that_does_not_fit_is_rejected(runa: RunningSandbox, values: dict[str, Any], told: str) -> None:
-    with pytest.raises(AirflowFailException, match=told) as caught:
+def test_a_query_that_does_not_fit_is_rejected(runa: RunningSandbox, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message) as caught:
         operator(runa, **values).execute(task_context())
     assert str(caught.value).endswith("\nFix that, then clear the task.")
     assert "@example.com" not in str(caught.value)
@@ -138,7 +138,7 @@ def test_a_query_without_rows_pays_nobody(runa: RunningSandbox) -> None:
 
 def test_paying_what_was_planned_runs_no_query(runa: RunningSandbox) -> None:
     operator(runa, mode="plan").execute(task_context())
-    pay = operator(runa, mode="pay", source_conn_id="gone", task_id="b")
+    pay = operator(runa, mode="pay", source_conn_id="missing", task_id="b")
     assert pay.execute(task_context(task_id="b"))["rows"] == {"paid": 250}
 
 
@@ -186,7 +186,7 @@ def test_it_pays_from_postgresql(
 
 @pytest.mark.usefixtures("driver", "warehouse")
 def test_rows_stream_from_postgresql() -> None:
-    # The server stumbles over row 5000: whoever gets the rows before it was not given the whole result at once.
+    # Row 5000 is an error at the server: a client that gets the rows before it did not fetch the whole result at once.
     query = "SELECT n AS recipient_key, 1 / (5000 - n) AS face_value FROM generate_series(1, 10000) AS n"
     rows = operator(sql=query, columns=None).iter_rows(task_context())  # type: ignore[arg-type]
     assert [row["recipient_key"] for row in itertools.islice(rows, 4000)] == list(range(1, 4001))

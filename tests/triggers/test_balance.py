@@ -1,4 +1,4 @@
-"""RunaBalanceTrigger against the sandbox over real sockets: what it asks, what it says, and what it carries."""
+"""RunaBalanceTrigger against the sandbox over real sockets: its requests, its events and its arguments."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def fire(amount: str, *, within: float = 60.0, during: Any = None) -> Any:
 
 def test_it_fires_once_the_balance_covers_the_amount(runa: RunningSandbox) -> None:
     runa.balance("USD", "99.99")
-    told = fire("100", during=lambda: runa.balance("USD", "100"))
-    assert told == {"status": EventStatus.COVERED, "currency": "USD", "amount": "100", "balance": "100.00"}
+    event = fire("100", during=lambda: runa.balance("USD", "100"))
+    assert event == {"status": EventStatus.COVERED, "currency": "USD", "amount": "100", "balance": "100.00"}
     assert set(runa.stats()["requests"]) == {"GET /balance"}
 
 
@@ -59,9 +59,9 @@ def test_it_tolerates_failing_polls_and_reports_the_last_error(runa: RunningSand
 
     monkeypatch.setattr("tenacity.asyncio._portable_async_sleep", at_once)
     runa.faults({"kind": "status", "method": "GET", "path": "/balance", "status": 404, "count": 1})
-    told = fire("100")
-    assert (told["status"], told["balance"]) == (EventStatus.UNREADABLE, None)
-    assert "404" in told["reason"]
+    event = fire("100")
+    assert (event["status"], event["balance"]) == (EventStatus.UNREADABLE, None)
+    assert "404" in event["reason"]
     assert fire("100")["status"] == EventStatus.COVERED
 
 
@@ -70,8 +70,8 @@ def test_an_unreachable_host_is_tolerated_until_the_deadline(monkeypatch: pytest
         raise OSError("no such host")
 
     monkeypatch.setattr("airflow_provider_runa.hooks.runa.RunaHook.aget_balance", away)
-    told = fire("100", within=0.1)
-    assert (told["status"], told["reason"]) == (EventStatus.UNREADABLE, "no such host")
+    event = fire("100", within=0.1)
+    assert (event["status"], event["reason"]) == (EventStatus.UNREADABLE, "no such host")
 
 
 def test_its_arguments_survive_airflows_serialization() -> None:

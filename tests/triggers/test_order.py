@@ -1,4 +1,4 @@
-"""RunaOrderTrigger against the sandbox over real sockets: what it asks, what it says, and what it carries."""
+"""RunaOrderTrigger against the sandbox over real sockets: its requests, its events and its arguments."""
 
 from __future__ import annotations
 

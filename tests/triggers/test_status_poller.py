@@ -1,6 +1,4 @@
-"""Many triggers, one watch: what it asks, whom it wakes and when, and what is left of it. Over sockets, and on a loop
-whose clock jumps.
-"""
+"""Many triggers, one status poller: its requests, its answers and its end, over sockets and with a fake clock."""
 
 from __future__ import annotations
 
@@ -109,7 +107,7 @@ async def running(*waiting: RunaOrderTrigger) -> AsyncGenerator[list[asyncio.Tas
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is looked at tells nobody
+        while not condition():  # noqa: ASYNC110 - the condition has no event to wait for
             await asyncio.sleep(0.01)
 
 
@@ -285,7 +283,7 @@ def test_a_new_poller_starts_after_the_last_one_ended(
 def test_no_trigger_waits_for_a_poller_that_has_ended(
     crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient], cycles: list[int]
 ) -> None:
-    """A trigger that is cancelled is started anew by Airflow; one that waits for nobody is never seen again."""
+    """Airflow restarts a trigger that is cancelled; one that waits for an ended poller would wait forever."""
     _, ids = crowd
 
     async def wait() -> None:
@@ -302,7 +300,7 @@ def test_no_trigger_waits_for_a_poller_that_has_ended(
 def test_the_poller_does_not_run_in_the_context_of_a_trigger(
     crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a triggerer that context says into which task's log a line goes."""
+    """In a triggerer, the context determines the task whose log gets a line."""
     task_log: ContextVar[str] = ContextVar("task_log", default="the triggerer's")
     seen: list[str] = []
     read = StatusPoller._read
@@ -421,7 +419,7 @@ def test_a_connection_that_airflow_cannot_read_is_tried_again(
 
 
 class Script:
-    """A watch that answers from a script, and notes what is demanded.
+    """A poller that answers from a script, and records the requests.
 
     :param answers: statuses of ``O-1``, or errors.
     """
@@ -464,8 +462,8 @@ def test_a_status_is_read_before_the_deadline_is_tested() -> None:
 
 
 def test_only_rejections_in_a_row_count() -> None:
-    refusal, failure = RunaNotFoundError(404), RunaConnectionError("no usable answer")
-    script = Script(*[refusal] * 4, "PROCESSING", *[refusal] * 4, *[failure] * 100, *[refusal] * 5)
+    rejection, failure = RunaNotFoundError(404), RunaConnectionError("no usable answer")
+    script = Script(*[rejection] * 4, "PROCESSING", *[rejection] * 4, *[failure] * 100, *[rejection] * 5)
     event = play(script)
     assert event == {"status": EventStatus.UNREADABLE, "orders": {"O-1": "PROCESSING"}, "reason": "O-1: 404"}
     assert script.answers == []
@@ -483,9 +481,7 @@ def test_the_reason_is_the_rejection_and_not_an_error_that_waiting_may_fix() -> 
 
 
 class Recorder:
-    """A client whose requests take a tenth of a second each. Notes when it was asked, by cycles and by requests, and
-    when each order was read.
-    """
+    """A client whose requests take 0.1 s each. It records the time of each cycle, request and read of an order."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
