@@ -59,6 +59,17 @@ _staged = sa.Table(
 )
 
 
+# As text, because SQLAlchemy 1.4 cannot write an UPDATE … FROM for SQLite, which has it since 3.33.
+_LOOK_UP = sa.text(
+    """
+    UPDATE runa_staged SET state = runa_ledger.state, taken = runa_ledger.taken, known_amount = runa_ledger.amount,
+        known_currency = runa_ledger.currency, known_batch_id = runa_ledger.batch_id
+    FROM runa_ledger
+    WHERE runa_ledger.campaign_id = :campaign_id AND runa_ledger.recipient_key = runa_staged.recipient_key
+    """
+)
+
+
 @dataclass(frozen=True)
 class StagedRow:
     """A row of the input, checked.
@@ -135,18 +146,7 @@ class Planning:
             self._connection.execute(sa.text(f"CREATE INDEX {name} ON runa_staged ({columns})"))
         if self._is_postgres:  # without figures it would take the table for an empty one
             self._connection.execute(sa.text("ANALYZE runa_staged"))
-        mine = (row_table.c.campaign_id == self._campaign.id, row_table.c.recipient_key == _staged.c.recipient_key)
-        self._connection.execute(
-            sa.update(_staged)
-            .where(*mine)
-            .values(
-                state=row_table.c.state,
-                taken=row_table.c.taken,
-                known_amount=row_table.c.amount,
-                known_currency=row_table.c.currency,
-                known_batch_id=row_table.c.batch_id,
-            )
-        )
+        self._connection.execute(_LOOK_UP, {"campaign_id": self._campaign.id})
         return self._is_frozen(plan_new)
 
     def _is_frozen(self, plan_new: bool) -> bool:

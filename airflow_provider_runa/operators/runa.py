@@ -300,7 +300,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
             if self.order_key is None:
                 raise InvalidOrderError("order_key: its value is missing; omit it to pay once per task instance")
             return OrderIdentity.from_order_key(settings.base_url, self.order_key)
-        check_own_task(self, context)
+        check_own_task(self, context, or_else="give each an order_key")
         task = context["ti"]
         names: dict[str, Any] = {
             "dag_id": task.dag_id,

@@ -522,6 +522,8 @@ class _Placer:
 
     async def _adopt_found(self, order: Order, generation: int) -> Placement:
         """Adopt an order that a search found, if it pays what this attempt would pay."""
+        if order.items is None:  # it shows its description, and not yet what it pays
+            raise StatusUnreadableError(order_id=order.id, answer=f"it is {order.status} and shows no items")
         if changed := differences(self.order, order):
             raise PaymentChangedError(order_id=order.id, fields="; ".join(changed))
         await self._save_result(replace(self._record(generation), order_id=order.id))

@@ -25,7 +25,7 @@ def unset_to_none(value: Any) -> Any:
     return None if value is NOTSET else value
 
 
-def check_own_task(operator: Any, context: Context) -> None:
+def check_own_task(operator: Any, context: Context, *, or_else: str = "") -> None:
     """Check that an operator runs as the task that it is, and not inside another task.
 
     A function of TaskFlow may create operators and call their ``execute``. What they derive from the task instance
@@ -33,13 +33,14 @@ def check_own_task(operator: Any, context: Context) -> None:
 
     :param operator: the operator.
     :param context: the context of the task that runs.
+    :param or_else: what else helps, besides a task for each operator.
     :raises InvalidOrderError: if it runs inside another task.
     """
     running = context["ti"].task_id
     if operator.task_id != running:
         raise InvalidOrderError(
-            f"task {operator.task_id} runs inside task {running}, whose identity it would share with every other "
-            "operator in there; make it a task, or use one whose identity is a key"
+            f"task_id: {operator.task_id} runs inside task {running}, and would share its identity with every other "
+            f"operator in there; make each of them a task{f', or {or_else}' if or_else else ''}"
         )
 
 

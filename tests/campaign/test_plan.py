@@ -69,8 +69,8 @@ def test_the_same_rows_are_the_same_order_whatever_order_they_come_in(campaign: 
 
 def test_a_report_reads_as_one_line(campaign: Campaign) -> None:
     assert str(campaign.plan(rows(1))) == (
-        "read 1, planned 1, planned again 0, already paid 0, other amount 0, already open 0, open elsewhere 0, found 0, "
-        "mismatched 0, left out 0, wrong 0, to pay 1, total 10.00"
+        "read 1, planned 1, planned again 0, already paid 0, other amount 0, already open 0, open elsewhere 0, "
+        "found 0, mismatched 0, left out 0, wrong 0, to pay 1, total 10.00"
     )
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import jinja2
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskDeferred, TaskGroup
 
+from airflow_provider_runa.api.client import RunaClient
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from airflow_provider_runa.placement.errors import (
     OrderFailedError,
     OrderHeldBackError,
+    RecordUnavailableError,
     StatusUnreadableError,
     StillProcessingError,
 )
@@ -488,3 +490,245 @@ def test_recipients_are_masked_once_rendered(fields: dict[str, Any], hidden: lis
     assert not [value for value in hidden if value in str(stored)]
     assert "***" in shown
     assert not [value for value in hidden if value in shown + str(redact(f"log line about {value}"))]
+
+
+# -- COMPLETED is not enough ----------------------------------------------------------------------------------------
+
+
+LINK = ITEM | {"face_value": "5.50", "distribution_method": {"type": "PAYOUT_LINK"}}
+
+LIES: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "item_missing", "item": 1}, r"items\[1\]: the order has no item for it"),
+    ({"kind": "item_extra", "item": 0}, r"it has 1 item\(s\) that were not ordered"),
+    ({"kind": "item_face_value", "item": 0, "value": "9.00"}, r"items\[0\]: the order's item differs in face_value"),
+    ({"kind": "item_currency", "item": 1, "value": "EUR"}, r"items\[1\]: its amount is in EUR, not in USD"),
+    ({"kind": "item_payout", "item": 1, "value": "CANCELLED"}, r"items\[1\]: its payout is CANCELLED"),
+    ({"kind": "order_currency", "value": "EUR"}, r"items\[0\]: the order is in EUR, not in USD; items\[1\]"),
+    ({"kind": "order_without", "value": "items"}, r"it shows no items, 2 were ordered"),
+    ({"kind": "item_missing"}, r"it shows no items, 2 were ordered"),
+]
+
+#: What Runa may show otherwise although it pays what was ordered.
+HARMLESS: list[dict[str, Any]] = [
+    {"kind": "item_recipient", "value": "masked"},
+    {"kind": "item_recipient", "value": "lower"},
+    {"kind": "item_recipient", "value": "punycode"},
+    {"kind": "item_payout", "value": "CLAIMED"},
+    {"kind": "item_payout", "value": "EXPIRED"},
+    {"kind": "item_unknown"},
+    {"kind": "item_without", "value": "payout"},
+    {"kind": "item_without", "value": "currency"},
+    {"kind": "order_reversed"},
+    {"kind": "order_without", "value": "currency"},
+    {"kind": "order_without", "value": "transaction_detail"},
+    {"kind": "order_without", "value": "items", "count": 2},
+]
+
+
+def defer(runa: RunningSandbox, **values: Any) -> tuple[dict[str, Any], Any]:
+    """Run a task until it defers, and return its event once the order is final, and what it hands over."""
+    task = operator(runa, wait_for_completion=True, deferrable=True, **values)
+    task.clock = SharedClock(None)  # type: ignore[assignment]
+    with pytest.raises(TaskDeferred) as caught:
+        task.execute(task_context())
+    (order_id,) = caught.value.trigger.order_ids  # type: ignore[union-attr]
+    runa.advance(10)
+    kwargs = json.loads(json.dumps(caught.value.kwargs))
+    return {"status": EventStatus.FINAL, "orders": {order_id: "COMPLETED"}}, kwargs
+
+
+def complete(runa: RunningSandbox, way: str, *lies: dict[str, Any], **values: Any) -> str:
+    """Place an order and wait for it in one of the ways, while Runa says something false."""
+    if way == "deferred":
+        event, kwargs = defer(runa, **values)
+        runa.lies(*lies)
+        return operator(runa, **values).execute_complete(task_context(), event, **kwargs)
+    runa.lies(*lies)
+    if way == "sync":
+        return operator(runa, execution_mode="sync", **values).execute(task_context())
+    return operator(runa, wait_for_completion=True, **values).execute(task_context())
+
+
+@pytest.mark.parametrize("way", ["inline", "deferred"])
+@pytest.mark.parametrize(("lie", "told"), LIES, ids=lambda value: value["kind"] if isinstance(value, dict) else "")
+def test_a_completed_order_that_does_not_pay_what_was_ordered_fails_the_task(
+    runa: RunningSandbox, way: str, lie: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=f"COMPLETED, but does not pay what was ordered: {told}") as caught:
+        complete(runa, way, lie, items=[ITEM, LINK])
+    assert str(caught.value).splitlines()[1:] == [
+        "The task fails without further retries. Nothing is sent again.",
+        "Compare the order with Runa's portal, and ask Runa's support.",
+    ]
+    assert ADDRESS not in str(caught.value)
+    assert sum(runa.stats()["orders"].values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("lie", "told"),
+    [
+        ({"kind": "item_payout", "value": "CANCELLED"}, r"items\[0\]: its payout is CANCELLED"),
+        ({"kind": "order_without", "value": "items"}, "it shows no items, 1 were ordered"),
+        ({"kind": "item_face_value", "value": "1.00"}, r"items\[0\]: the order's item differs in face_value"),
+    ],
+)
+def test_sync_mode_is_no_exception(runa: RunningSandbox, lie: dict[str, Any], told: str) -> None:
+    with pytest.raises(AirflowFailException, match=f"does not pay what was ordered: {told}"):
+        complete(runa, "sync", lie)
+
+
+@pytest.mark.parametrize("way", ["inline", "deferred"])
+@pytest.mark.parametrize("lie", HARMLESS, ids=lambda lie: f"{lie['kind']}-{lie.get('value')}")
+def test_an_order_that_is_shown_otherwise_completes_the_task(
+    runa: RunningSandbox, way: str, lie: dict[str, Any]
+) -> None:
+    items = [ITEM | {"distribution_method": {"type": "EMAIL", "email_address": "Ada@Münch.example"}}, LINK]
+    assert complete(runa, way, lie, items=items)
+
+
+def test_an_adopted_order_that_was_cancelled_meanwhile_fails_the_task(runa: RunningSandbox) -> None:
+    states = TaskStates()
+    order_id = operator(runa, wait_for_completion=True).execute(task_context(states=states))
+    runa.set_payout(order_id, "CANCELLED")
+    with pytest.raises(AirflowFailException, match=r"items\[0\]: its payout is CANCELLED"):
+        operator(runa).execute(task_context(states=states, try_number=2))
+    assert sum(runa.stats()["orders"].values()) == 1
+
+
+def test_an_error_lists_five_problems(runa: RunningSandbox) -> None:
+    with pytest.raises(AirflowFailException, match=r"items\[4\]: its payout is CANCELLED; and 2 more\.") as caught:
+        complete(runa, "inline", {"kind": "item_payout", "value": "CANCELLED"}, items=[ITEM] * 7)
+    assert "items[5]" not in str(caught.value)
+
+
+def test_a_deferral_hands_over_no_recipient(runa: RunningSandbox) -> None:
+    _, kwargs = defer(runa, items=[ITEM, LINK])
+    assert kwargs["expected"]["face_values"] == ["10", "5.5"]
+    assert ADDRESS not in json.dumps(kwargs)
+
+
+def test_after_a_deferral_the_order_is_compared_with_what_was_ordered_and_not_with_new_templates(
+    runa: RunningSandbox,
+) -> None:
+    event, kwargs = defer(runa, items=[ITEM, LINK])
+    later = operator(runa, items=[LINK], max_total="1")
+    assert later.execute_complete(task_context(), event, **kwargs) == next(iter(event["orders"]))
+
+
+@pytest.mark.parametrize("expected", [None, {}, {"currency": "USD"}, "gone"])
+def test_without_what_was_ordered_a_difference_is_only_a_warning(
+    runa: RunningSandbox, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], expected: Any
+) -> None:
+    """``dag.test()`` drops what a deferral hands over."""
+    event, _ = defer(runa, items=[ITEM, LINK])
+    later = operator(runa, items=[ITEM, LINK | {"face_value": 6}])
+    assert later.execute_complete(task_context(), event, expected)
+    assert "differs from what the task's fields are now: items[1]: the order's item" in caplog.text + (
+        capsys.readouterr().out
+    )
+    runa.lies({"kind": "item_payout", "item": 1, "value": "CANCELLED"})
+    with pytest.raises(AirflowFailException, match=r"1 of 2 payout\(s\) are CANCELLED"):
+        later.execute_complete(task_context(), event, expected)
+
+
+# -- identities -----------------------------------------------------------------------------------------------------
+
+
+def deploy(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+    """Let the connection name its deployment."""
+    connection = json.loads(runa.connection) | {"extra": {"deployment": name}}
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", json.dumps(connection))
+
+
+def test_two_deployments_place_an_order_each(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = {}
+    for name in (None, "blue", "green"):
+        deploy(runa, monkeypatch, name)
+        ids[name] = [operator(runa).execute(task_context()), operator(runa).execute(task_context(try_number=2))]
+    assert [len(set(found)) for found in ids.values()] == [1, 1, 1]
+    named = {order["id"]: order["metadata"].get("airflow_deployment") for order in runa.orders()}
+    assert named == {found[0]: name for name, found in ids.items()}
+
+
+def test_deployments_share_an_order_key(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = set()
+    for name in (None, "blue", "green"):
+        deploy(runa, monkeypatch, name)
+        ids.add(operator(runa, order_key="spring/42").execute(task_context()))
+    assert len(ids) == 1
+    assert "airflow_deployment" not in runa.orders()[0]["metadata"]
+
+
+def test_a_task_that_began_before_its_deployment_had_a_name_continues_with_its_order(
+    runa: RunningSandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    states = TaskStates()
+    first = operator(runa).execute(task_context(states=states))
+    deploy(runa, monkeypatch, "blue")
+    assert operator(runa).execute(task_context(states=states, try_number=2)) == first
+    assert "before the connection named its deployment" in caplog.text + capsys.readouterr().out
+    states.get = None  # type: ignore[method-assign, assignment]
+    with pytest.raises(RecordUnavailableError, match="cannot be read"):
+        operator(runa).execute(task_context(states=states, try_number=3))
+
+
+def test_an_order_of_another_deployment_is_not_adopted_in_silence(
+    runa: RunningSandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It cannot happen: the name is part of the key. So the answer is changed."""
+    deploy(runa, monkeypatch, "blue")
+    fetch = RunaClient.get_order
+    states = TaskStates()
+    order_id = operator(runa, wait_for_completion=True).execute(task_context(states=states))
+
+    def other(client: RunaClient, order_id: str) -> Any:
+        order = fetch(client, order_id)
+        return order.model_copy(update={"metadata": dict(order.metadata or {}) | {"airflow_deployment": "green"}})
+
+    monkeypatch.setattr(RunaClient, "get_order", other)
+    operator(runa).execute(task_context(states=states, try_number=2))
+    logged = caplog.text + capsys.readouterr().out
+    assert f"Order {order_id} was placed by deployment green, and the connection names deployment blue" in logged
+
+
+def test_operators_inside_one_task_need_an_order_key(runa: RunningSandbox) -> None:
+    """A function of TaskFlow may create two of them: with the identity of its task, the second one would pay nobody."""
+    running = task_context(task_id="function")
+    for name in ("first", "second"):
+        with pytest.raises(
+            AirflowFailException, match=f"task_id: {name} runs inside task function.* or give each an order_key"
+        ):
+            operator(runa, task_id=name).execute(running)
+    assert runa.stats()["requests"] == {}
+    ids = {operator(runa, task_id=name, order_key=f"spring/{name}").execute(running) for name in ("first", "second")}
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_task_in_a_group_is_no_operator_inside_another(runa: RunningSandbox, mapped: bool) -> None:
+    with DAG("rewards", schedule=None) as dag, TaskGroup("group"):
+        task: Any = operator(runa)
+        many = RunaCreateOrderOperator.partial(task_id="many", currency="USD").expand_kwargs([{"items": [ITEM]}])
+    if mapped:
+        values: Any = {"dag": dag, "dag_run": SimpleNamespace(conf={}), "ti": SimpleNamespace(map_index=0)}
+        values["expanded_ti_count"] = 1
+        many.render_template_fields(values)
+        task = values["task"]
+    task.execute(task_context(task_id="group.many" if mapped else "group.pay"))
+    assert sum(runa.stats()["orders"].values()) == 1
+
+
+def test_airflow_tasks_test_is_a_first_attempt(runa: RunningSandbox) -> None:
+    """Its try number is 0. As a retry, it would wait and search after the rejection."""
+    gone = ITEM | {"products": {"type": "SINGLE", "value": "GONE-US"}}
+    task = operator(runa, items=[gone])
+    with pytest.raises(AirflowFailException, match="no earlier request is known"):
+        task.execute(task_context(try_number=0))
+    assert task.clock.slept == 0  # type: ignore[attr-defined]
+    assert runa.stats()["requests"] == {"POST /order": 1}
