@@ -142,7 +142,7 @@ def test_a_payout_that_was_cancelled_is_listed_by_the_comparison() -> None:
     assert [key for _, key, _ in found(campaign)] == ["customer-1"]
 
 
-# -- orders that were found at Runa: what was sent is not known, only who is paid ------------------------------------------
+# -- orders that were found at Runa: what was sent is not known, only who is paid -------------------------------------
 
 
 def taken_in(*lies: Lie, amount: int = 10) -> Campaign:
