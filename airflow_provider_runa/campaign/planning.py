@@ -260,6 +260,9 @@ class Planning:
             known = [row["digest"] for row in chunk]
             mine = (found_table.c.campaign_id == self._campaign.id, found_table.c.digest.in_(known))
             self._connection.execute(sa.delete(found_table).where(*mine))
+            # They are in the ledger now: `write` must not take them for new.
+            taken_in = sa.update(_staged).where(_staged.c.digest.in_(known))
+            self._connection.execute(taken_in.values(state=RowState.SENT))
 
     def write(self, *, currency: str, most: int, new: bool) -> tuple[int, int]:
         """Write the batches of the rows that are to be paid.
