@@ -192,6 +192,28 @@ def test_a_row_of_the_ledger_moves_to_the_order_that_pays_it(database: Database)
     assert campaign.states() == {"paid": 3}
 
 
+@pytest.mark.parametrize("state", ["failed", "rejected", "withdrawn"])
+def test_a_row_that_this_ledger_did_not_pay_may_be_paid_by_an_order_of_another(database: Database, state: str) -> None:
+    campaign = Campaign(database)
+    campaign.plan(rows(1, 2))
+    if state == "withdrawn":
+        campaign.ledger.withdraw(campaign.clock.now())
+    elif state == "failed":
+        campaign.fault("fail_order")
+    else:
+        campaign.fault("status", status=422, type="validation_error")
+    finish(campaign)
+    assert campaign.states() == {state: 2}
+    order_id = send(campaign, identity_of(campaign, "customer-1"), "customer-1")
+    assert campaign.catch_up() == Absorbed(rows=1)
+    campaign.settle()
+    assert [line["order_id"] for line in campaign.ledger.rows("paid")] == [order_id]
+    report = campaign.plan(rows(1, 2))
+    assert (report.already_paid, report.planned_again) == (1, 1)
+    finish(campaign)
+    assert campaign.paid() == once(1, 2)
+
+
 def test_the_commit_of_a_placed_order_was_lost(database: Database) -> None:
     """The ledger has the batch still open, and Runa has its order."""
     campaign = Campaign(database)

@@ -124,7 +124,7 @@ def test_a_mismatch_is_not_planned_again_by_any_run() -> None:
     assert campaign.states() == {"paid": 2, "mismatch": 1}
 
 
-def test_what_was_sent_for_a_mismatch_is_kept_for_whoever_looks_into_it() -> None:
+def test_what_was_sent_for_a_mismatch_is_kept() -> None:
     campaign = settled_with("item_face_value", "99.00")
     (batch,) = campaign.ledger.batches()
     assert [item.face_value for item in campaign.ledger.items_of(batch).values()] == [Decimal(11)]

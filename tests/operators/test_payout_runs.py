@@ -19,6 +19,7 @@ from airflow_provider_runa.campaign.errors import (
     CampaignUnfinishedError,
     CatchUpInconclusiveError,
 )
+from airflow_provider_runa.campaign.found import Absorbed
 from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.tables import open_engine
 from airflow_provider_runa.hooks.runa import RunaHook
@@ -170,6 +171,35 @@ def test_two_runs_at_once_pay_everybody_once(runa: RunningSandbox) -> None:
         summaries = [one.result() for one in work]
     assert paid(runa) == set(range(800))
     assert sum(summary["run"]["paid"] for summary in summaries) == 800
+
+
+@pytest.mark.parametrize("mode", ["pay", "plan_and_pay"])
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_batch_that_must_not_be_sent_yet_leaves_the_run_unfinished(
+    runa: RunningSandbox, ledger_file: Path, mode: str, deferrable: bool
+) -> None:
+    """Also after the task has waited in the triggerer for the other order."""
+    run(runa, rows_of(*range(201)), run_id="planned" if mode == "pay" else "monday", mode="plan")
+    engine = open_engine(f"sqlite:///{ledger_file}")
+    undecided = Ledger(engine, runa.url, "spring").batches()[0].id
+    engine.dispose()
+
+    class Undecided(Operator):
+        async def _catch_up(self, ledger: Ledger) -> Absorbed:
+            return Absorbed(undecided={undecided})
+
+        def defer(self, *, trigger: Any, method_name: str, kwargs: Any, **others: Any) -> None:
+            runa.advance(60)
+            event = {"status": "final", "orders": dict.fromkeys(trigger.order_ids, "COMPLETED")}
+            context = task_context()
+            context["ti"].run_id = "monday"
+            getattr(self, method_name)(context, event, **kwargs)
+
+    values = {"mode": mode, "task": Undecided, "deferrable": deferrable}
+    with pytest.raises(CampaignUnfinishedError, match=r"1 order\(s\) are not placed"):
+        run(runa, rows_of(*range(201)), **values)
+    assert len(runa.orders()) == 1
+    assert run(runa, rows_of(*range(201)), mode=mode)["rows"] == {"paid": 201}
 
 
 # -- what the summary says of a run -----------------------------------------------------------------------------------
