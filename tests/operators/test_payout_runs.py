@@ -184,21 +184,27 @@ def test_a_batch_that_must_not_be_sent_yet_leaves_the_run_unfinished(
     undecided = Ledger(engine, runa.url, "spring").batches()[0].id
     engine.dispose()
 
+    deferred: list[str] = []
+
     class Undecided(Operator):
         async def _catch_up(self, ledger: Ledger) -> Absorbed:
+            if deferrable:
+                self.clock.sandbox = None  # type: ignore[attr-defined] # the other order stays PROCESSING
             return Absorbed(undecided={undecided})
 
         def defer(self, *, trigger: Any, method_name: str, kwargs: Any, **others: Any) -> None:
+            deferred.append(method_name)
             runa.advance(60)
             event = {"status": "final", "orders": dict.fromkeys(trigger.order_ids, "COMPLETED")}
             context = task_context()
             context["ti"].run_id = "monday"
             getattr(self, method_name)(context, event, **kwargs)
+            raise AssertionError("the run is finished after the deferral")
 
     values = {"mode": mode, "task": Undecided, "deferrable": deferrable}
     with pytest.raises(CampaignUnfinishedError, match=r"1 order\(s\) are not placed"):
         run(runa, rows_of(*range(201)), **values)
-    assert len(runa.orders()) == 1
+    assert (len(runa.orders()), bool(deferred)) == (1, deferrable)
     assert run(runa, rows_of(*range(201)), mode=mode)["rows"] == {"paid": 201}
 
 
