@@ -93,7 +93,7 @@ def prepare(sandbox: RunningSandbox, count: int, folder: Path) -> Iterator[Prepa
             )
         prepared = Prepared(ledger)
         for batch in ledger.batches(BatchState.OPEN):
-            identity = ledger.identity(batch.id)
+            identity = ledger.identity_with_rows(batch)
             order = identity.seal(ledger.order(batch), 0)
             prepared.orders.append((identity.idempotency_key(0), order))
             prepared.bodies.append((identity.idempotency_key(0), order.body()))
@@ -153,7 +153,13 @@ async def campaign(sandbox: RunningSandbox, prepared: Prepared) -> None:
     from airflow_provider_runa.operators._placement_ports import AsyncClock, AsyncOrderClient
 
     async with AsyncRunaClient(sandbox.api_key, base_url=sandbox.url, orders_per_minute=UNLIMITED) as runa:
-        paid = await pay(prepared.ledger, owner="bench", client=AsyncOrderClient(runa), clock=AsyncClock())
+        paid = await pay(
+            prepared.ledger,
+            batches=prepared.ledger.batches(BatchState.OPEN),
+            owner="bench",
+            client=AsyncOrderClient(runa),
+            clock=AsyncClock(),
+        )
     if paid.placed != len(prepared.orders):
         raise RuntimeError(f"pay: {paid}")
 

@@ -24,6 +24,7 @@ from airflow_provider_runa.campaign.errors import (
 )
 from airflow_provider_runa.campaign.found import Absorbed, FoundOrder, absorb, compared_until
 from airflow_provider_runa.campaign.ledger import Ledger
+from airflow_provider_runa.placement.errors import PlacementError
 from airflow_provider_runa.placement.identity import METADATA_PREFIX, OrderIdentity, short_name_in
 from airflow_provider_runa.placement.place import Policy
 from airflow_provider_runa.placement.ports import Clock, OrderReader
@@ -72,6 +73,8 @@ async def catch_up(
         if accounted and not accounted.keys() & scan.seen:
             await _check_account(ledger, list(accounted.values()), client)
         found = await _fetch(ledger, [order.id for order in listed], client)
+    except PlacementError:  # it says itself what is wrong
+        raise
     except RunaError as error:
         raise OrderListUnreadableError(answer=error) from None
     if scan.hidden:

@@ -80,6 +80,8 @@ async def _settle(
         return
     if placed.status != OrderStatus.COMPLETED:
         raise RunaError(f"fetched alone, it is {placed.status}")
+    if placed.items is None:
+        raise RunaError("it does not show what it pays")
     check = _check_found if batch.found else _check
     items = check(await offload(ledger.rows_of, batch), await offload(ledger.items_of, batch), batch, placed)
     if not keep_links:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -90,7 +91,7 @@ class State(sa.types.TypeDecorator[StrEnum]):
     #: Statements with it may be cached.
     cache_ok = True
 
-    def __init__(self, states: type[StrEnum]) -> None:
+    def __init__(self, states: Callable[[str], StrEnum]) -> None:
         super().__init__()
         self.states = states
 

@@ -601,7 +601,7 @@ class RunaPayoutOperator(BaseOperator):
                 list(processing), self.runa_conn_id, self.poll_interval, deadline.timestamp(), fail_fast=False
             ),
             method_name="execute_complete",
-            kwargs={"counts": run.counts, "unplaced": run.unplaced}
+            kwargs={"counts": run.counts, "unplaced": run.unplaced + len(run.undecided)}
             | ({"refusal": [cause.status, cause.type]} if cause else {}),
             timeout=None,  # the deadline is the trigger's: Airflow's own would not reach execute_complete
         )
@@ -659,7 +659,8 @@ class RunaPayoutOperator(BaseOperator):
         """Return why this run is not finished, if it is not."""
         own = ledger.totals(run=run.id)
         facts = {"campaign": ledger.campaign, "counts": counts}
-        if unplaced := max(run.unplaced, len(ledger.open_batches_of(run.id))) + len(run.undecided):
+        own_open = set(ledger.open_batches_of(run.id)) - run.undecided
+        if unplaced := max(run.unplaced, len(own_open)) + len(run.undecided):
             reason = ledger.reason(BatchState.OPEN, run=run.id) or "another run of the campaign is placing them"
             return CampaignUnfinishedError(**facts, unplaced=unplaced, reason=reason, answer=cause)
         if processing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -441,6 +442,87 @@ def test_a_run_waits_as_long_for_a_batch_that_another_run_takes_late(campaign: C
 
     paid = campaign.pay(run="two", progress=take_long)
     assert paid.placed == 2
+
+
+def test_a_batch_belongs_to_its_run_as_long_as_that_searches(campaign: Campaign) -> None:
+    """The search takes longer than a lease, which is renewed meanwhile."""
+    campaign.plan(rows(1))
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
+    campaign.fault("drop_before", count=100)
+    campaign.pay()
+    campaign.engine.faults.clear()
+    campaign.fault("status", status=422, type="validation_error", count=10**6)
+    began, tried = campaign.clock.now(), []
+
+    class Clock:
+        now = campaign.clock.now
+
+        async def sleep(self, seconds: float) -> None:
+            await campaign.clock.sleep(seconds)
+            tried.append(campaign.ledger.take(batch.id, "another", campaign.clock.now()))
+
+    assert [type(error) for error in campaign.pay(clock=Clock()).rejected] == [OrderRejectedError]
+    assert campaign.clock.now() - began > 2 * LEASE
+    assert set(tried) == {None}
+
+
+@pytest.mark.parametrize("seconds", [60, 200])
+def test_attempts_that_are_cut_off_come_to_an_end(campaign: Campaign, seconds: float) -> None:
+    """``execution_timeout`` is shorter than the time in which an order may still appear: that is not waited anew."""
+    campaign.plan(rows(1))
+    campaign.fault("drop_before", count=100)
+    campaign.pay(policy=Policy(budget=30))
+    campaign.engine.faults.clear()
+    campaign.fault("status", status=422, type="validation_error", count=10**6)
+
+    class Clock:
+        now = campaign.clock.now
+        until = campaign.clock.now()
+
+        async def sleep(self, pause: float) -> None:
+            if campaign.clock.now() + timedelta(seconds=pause) > self.until:
+                campaign.clock.time = self.until
+                raise TimedOut
+            await campaign.clock.sleep(pause)
+
+    for _ in range(40):
+        clock = Clock()
+        clock.until = campaign.clock.now() + timedelta(seconds=seconds)
+        with contextlib.suppress(TimedOut):
+            campaign.pay(clock=clock)
+        campaign.clock.advance(seconds=30)
+        if campaign.states() == {"rejected": 1}:
+            break
+    assert campaign.states() == {"rejected": 1}, "the wait begins anew at each attempt"
+    campaign.engine.faults.clear()
+    campaign.plan(rows(1))
+    finish(campaign)
+    assert campaign.paid() == once(1)
+
+
+def test_an_attempt_that_stood_still_before_it_sends_is_fenced(campaign: Campaign) -> None:
+    """Its worker slept between its record and its request, and another run has closed the batch meanwhile."""
+    campaign.plan(rows(1))
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
+
+    class Slow:
+        """A client whose turn comes only after an hour."""
+
+        get_order, list_orders = campaign.client.get_order, campaign.client.list_orders
+        create_order = campaign.client.create_order
+
+        def reserve_turn(self) -> float:
+            campaign.clock.advance(seconds=3600)
+            attempt = campaign.ledger.take(batch.id, "another", campaign.clock.now())
+            if attempt is not None:
+                campaign.ledger.reject(batch.id, attempt, "rejected")
+            return 0.0
+
+    assert campaign.pay(client=Slow()).placed == 0
+    assert campaign.engine.orders() == []
+    campaign.plan(rows(1), run="another")
+    finish(campaign, run="another")
+    assert campaign.paid() == once(1)
 
 
 def test_the_same_run_continues_at_once(campaign: Campaign) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from airflow_provider_runa.api.models import NewOrder, Order
+from airflow_provider_runa.campaign.planning import lock_campaign
 from airflow_provider_runa.campaign.tables import BatchState, open_engine
 from tests.campaign.world import Campaign, rejected_row, row
 from tests.placement.judge import EngineClient
@@ -74,3 +78,49 @@ def test_runs_at_once_pay_each_recipient_once(postgres: str, same_run: bool) -> 
     paid = {found["recipient_key"] for found in judge.ledger.rows("paid")}
     assert {f"{key}@example.com" for key in paid} == set(judge.paid())
     judge.database.dispose()
+
+
+def test_a_row_lock_does_not_hold_up_the_other_orders(postgres: str) -> None:
+    """Somebody else holds the row of one batch for a second. The event loop must not wait for it."""
+    campaign = Campaign(open_engine(postgres))
+    campaign.plan([row(number) for number in range(1000)])
+    locked, *free = campaign.ledger.batches(BatchState.OPEN)
+    placed: list[float] = []
+    client = Unhurried(campaign)
+    create_order = client.create_order
+
+    async def create(order: NewOrder, **options: Any) -> Order:
+        answer = await create_order(order, **options)
+        placed.append(time.monotonic())
+        return answer
+
+    client.create_order = create  # type: ignore[method-assign]
+    other = open_engine(postgres)
+    with other.connect() as connection, ThreadPoolExecutor(1) as pool:
+        connection.execute(sa.text("SELECT 1 FROM runa_batch WHERE id = :id FOR UPDATE"), {"id": locked.id})
+        paying = pool.submit(campaign.pay, client=client, batches=[locked, *free], offload=asyncio.to_thread)
+        time.sleep(1)
+        released = time.monotonic()
+        connection.rollback()
+        assert paying.result().placed == 5
+    assert [moment < released for moment in placed] == [True] * 4 + [False]
+    campaign.clock.advance(seconds=10)
+    campaign.settle()
+    assert campaign.states() == {"paid": 1000}
+    for engine in (campaign.database, other):
+        engine.dispose()
+
+
+def test_a_plan_does_not_hold_up_those_who_pay(postgres: str) -> None:
+    """Somebody else plans for a second: his lock of the campaign is not one of its batches."""
+    campaign = Campaign(open_engine(postgres))
+    campaign.plan([row(1)])
+    other = open_engine(postgres)
+    with other.connect() as connection:
+        lock_campaign(connection, campaign.ledger.ref.id)
+        began = time.monotonic()
+        assert campaign.pay(offload=asyncio.to_thread).placed == 1
+        assert time.monotonic() - began < 10, "it waited for the plan, which never ended"
+        connection.rollback()
+    for engine in (campaign.database, other):
+        engine.dispose()

@@ -10,12 +10,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.tables import open_engine
 from scripts.airflow_stack import AirflowStack, wait_until
 from tests.e2e.conftest import PatientStack
 from tests.support.proxy import FaultProxy
 from tests.support.sandbox import RunningSandbox
+
+
+@pytest.fixture(autouse=True)
+def empty_ledger(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
+    """An empty ledger, as the sandbox is empty: with orders that Runa does not have, it would be another account's."""
+    ledger = Path(airflow.env["RUNA_TEST_LEDGER"])
+    for file in ledger.parent.glob(f"{ledger.name}*"):
+        file.unlink()
 
 
 def ledger_rows(airflow: AirflowStack, url: str, campaign: str) -> list[dict[str, Any]]:
@@ -64,7 +74,6 @@ def test_a_person_approves_what_is_paid(airflow: AirflowStack, sandbox: RunningS
 
 def test_a_plan_that_a_person_rejects_is_withdrawn(airflow: AirflowStack, sandbox: RunningSandbox) -> None:
     dag_id = "runa_campaign_with_approval"
-    before = sandbox.stats()["payouts"]
     run_id = airflow.trigger(dag_id)
     asked = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
     explain = functools.partial(airflow.explain, dag_id, run_id)
@@ -74,8 +83,8 @@ def test_a_plan_that_a_person_rejects_is_withdrawn(airflow: AirflowStack, sandbo
     assert airflow.wait_for_run(dag_id, run_id) == "success", airflow.explain(dag_id, run_id)
     states = {task["task_id"]: task["state"] for task in airflow.task_instances(dag_id, run_id)}
     assert (states["pay"], states["withdraw"]) == ("skipped", "success")
-    assert sandbox.stats()["payouts"] == before
-    assert {row["state"] for row in ledger_rows(airflow, sandbox.url, "winback")} <= {"withdrawn", "paid"}
+    assert sandbox.stats()["payouts"] == 0
+    assert [row["state"] for row in ledger_rows(airflow, sandbox.url, "winback")] == ["withdrawn"] * 3
 
 
 def test_a_backfill_of_a_campaign_pays_each_day_once(airflow: PatientStack, sandbox: RunningSandbox) -> None:
