@@ -24,7 +24,7 @@ from tests.support.airflow import SharedClock, TaskStates, task_context
 from tests.support.frames import assert_no_secrets
 from tests.support.sandbox import API_KEY, RunningSandbox
 
-ADDRESS, REFERENCE, LINK = "ada.lovelace-7311@example.com", "customer-7311", "payouts.example.com"
+ADDRESS, REFERENCE, LINK = "ada.lovelace-7311@example.com", "customer-7311", "/claim"
 SECRETS = (ADDRESS, REFERENCE, LINK, API_KEY)
 ITEM: dict[str, Any] = {
     "face_value": 10,
@@ -151,7 +151,7 @@ def cancel(world: World) -> None:
 
 def fill_the_disk(world: World) -> None:
     def full(fileno: int) -> None:
-        raise OSError(28, "No space left on device", f"https://{LINK}/1")
+        raise OSError(28, "No space left on device", f"https://payouts.example.com{LINK}/1")
 
     world.monkeypatch.setattr("airflow_provider_runa.utils.payout_links.os.fsync", full)
     world.values["links_to"] = f"{world.folder}/links.jsonl"
