@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CELERY_STAMP := $(VENV)/.installed-celery
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres redis chromium test test-unit test-e2e test-celery dist test-dist release-check screenshots matrix matrix-oldest matrix-newest docs/compatibility.md soak mutants docs docs-links docs/errors.md demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign constraints clean
+.PHONY: help venv lint postgres pgbouncer redis chromium test test-unit test-e2e test-celery dist test-dist release-check screenshots matrix matrix-oldest matrix-newest docs/compatibility.md soak mutants docs docs-links docs/errors.md docs/images/map.svg demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign bench-scale bench-pace constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9/.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -23,6 +23,7 @@ lint: $(STAMP) ## ruff (lint and format), mypy strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell airflow_provider_runa docs example_dags README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md
 
 # Installs Debian's package, if there is none and we are root: $(call debian,what it is,is it here?,package,who needs it)
 define debian
@@ -37,6 +38,9 @@ endef
 
 postgres: ## a PostgreSQL server for the tests (installs a package, if we are root)
 	$(call debian,A PostgreSQL server,command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1,postgresql,the tests that need it)
+
+pgbouncer: ## a PgBouncer for the tests (installs a package, if we are root)
+	$(call debian,PgBouncer,command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer,pgbouncer,the tests that need it)
 
 redis: ## a Redis server for test-celery (installs a package, if we are root)
 	$(call debian,A Redis server,command -v redis-server >/dev/null,redis-server,test-celery)
@@ -68,7 +72,7 @@ dist: $(STAMP) ## sdist and wheel, in .build/dist
 test-dist: dist ## the wheel, installed in a fresh environment, away from the sources
 	$(BIN)/python -m pytest -m dist tests/test_dist.py
 
-release-check: $(STAMP) ## may TAG be published: it names the version, and the changelog tells of it
+release-check: $(STAMP) ## checks that TAG may be published: it names the version, and the changelog has it
 	$(BIN)/python -m scripts.release_check "$$TAG"
 
 screenshots: $(STAMP) ## the pictures of docs/ui.md, as the tests of the UI see it
@@ -101,6 +105,9 @@ docs: $(STAMP) ## the documentation site, in .build/docs; every warning is an er
 docs-links: $(STAMP) ## follow the links to other sites, which takes a network: not a part of CI
 	$(BIN)/python -m sphinx -b linkcheck -n -q docs .build/linkcheck
 
+docs/images/map.svg: $(STAMP) ## the map of the rooms, from the code's imports
+	$(BIN)/python -m scripts.map > $@
+
 docs/errors.md: $(STAMP) ## the table of errors, from the code
 	$(BIN)/python -m scripts.error_table > $@
 
@@ -110,7 +117,7 @@ demo: $(STAMP) ## run an example DAG on a real Airflow against the sandbox, and 
 demo-ui: $(STAMP) ## the same, and leave Airflow and the sandbox running
 	$(BIN)/python -m scripts.demo --stay
 
-bench: bench-import bench-client bench-memory bench-triggerer ## all benchmarks but bench-campaign; with -k past a missed target
+bench: bench-import bench-client bench-memory bench-triggerer ## all but bench-campaign, bench-scale and bench-pace; with -k past a missed target
 
 bench-import: $(STAMP) ## what importing the operator costs, against the HTTP provider's
 	$(BIN)/python benchmarks/import_time.py
@@ -126,6 +133,12 @@ bench-triggerer: $(STAMP) ## what 1,000 waiting orders cost a triggerer, against
 
 bench-campaign: $(STAMP) ## a campaign in a real Airflow, against a POST task and a sensor for each reward
 	$(BIN)/python -m benchmarks.campaign
+
+bench-scale: $(STAMP) ## what the ledger costs for 10,000 to 1,000,000 rows, on SQLite and PostgreSQL
+	$(BIN)/python -m benchmarks.campaign_scale
+
+bench-pace: $(STAMP) ## 300,000 rows at 300 orders a minute, with a faster clock: does the ledger keep up
+	$(BIN)/python -m benchmarks.campaign_scale --orders-per-minute 300 --rows 300000
 
 constraints: ## pin what a fresh environment holds: names and versions only
 	rm -rf .build/constraints && $(PYTHON) -m venv .build/constraints

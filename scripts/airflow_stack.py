@@ -1,8 +1,8 @@
-"""A real Airflow of its own on this machine: API server, scheduler, DAG processor and triggerer, each a process.
+"""A real Airflow on this machine: API server, scheduler, DAG processor and triggerer, each a process.
 
 For the demo and the end-to-end tests. Everything lives below one folder, listens on free ports of the loopback
 interface, and is stopped by its own process id. The metadata database is SQLite, as Airflow's default is. It is the
-Airflow that is installed here, 2.11 or later; what differs between releases is told by :class:`Release`.
+Airflow that is installed here, 2.11 or later; what differs between releases is in :class:`Release`.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class AirflowStack:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(15)
-        # Each component leads a process group of its own; whatever is left of it goes too.
+        # Each component leads a process group, and all of the group is ended.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 

@@ -40,7 +40,7 @@ def version_of(result: dict[str, Any]) -> list[int]:
     return [int(part) for name in ("airflow", "python") for part in result[name].split(".")]
 
 
-def told(run: dict[str, int]) -> str:
+def describe(run: dict[str, int]) -> str:
     """Return the counts of one run in words, without what is zero."""
     return ", ".join(f"{run[name]} {name}" for name in ("passed", "failed", "skipped") if run[name] or name == "passed")
 
@@ -54,8 +54,8 @@ def row(result: dict[str, Any]) -> str:
         result["python"],
         packages["sqlalchemy"],
         packages["apache-airflow-providers-common-compat"],
-        told(runs["unit tests"]),
-        told(runs["end to end"]),
+        describe(runs["unit tests"]),
+        describe(runs["end to end"]),
         "works" if good else "**fails**",
     ]
     return f"| {' | '.join(cells)} |"

@@ -1,4 +1,4 @@
-"""``make release-check TAG=v1.2.3``: may this tag be published?
+"""``make release-check TAG=v1.2.3``: checks that this tag may be published.
 
 python -m scripts.release_check TAG
 """
@@ -15,7 +15,7 @@ CHANGELOG = Path(__file__).parent.parent / "CHANGELOG.md"
 
 
 def section(changelog: str, version: str) -> str | None:
-    """Return what a changelog tells of a version, or ``None`` if it has no such heading."""
+    """Return the section of a changelog about a version, or ``None`` if it has no such heading."""
     found = re.search(rf"^## {re.escape(version)}$\n(.*?)(?=^## |\Z)", changelog, re.DOTALL | re.MULTILINE)
     return found[1] if found else None
 
@@ -30,10 +30,10 @@ def problems(tag: str, version: str, changelog: str) -> list[str]:
     found = []
     if tag != f"v{version}":
         found.append(f"The tag is {tag!r}, but __version__ is {version}: one of them has to change.")
-    told = section(changelog, version)
-    if told is None:
+    text = section(changelog, version)
+    if text is None:
         found.append(f"CHANGELOG.md has no heading '## {version}'.")
-    elif not re.search(r"^### Behaviour changes$\n\s*[^\s#]", told, re.MULTILINE):
+    elif not re.search(r"^### Behaviour changes$\n\s*[^\s#]", text, re.MULTILINE):
         found.append(
             f"CHANGELOG.md says nothing under '### Behaviour changes' of {version}; if there are none, say it."
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
+from tests.support import pgbouncer as pgbouncer_support
 from tests.support.postgres import MISSING, find_programs, start_postgres
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
@@ -85,3 +86,21 @@ def postgres(postgres_server: str) -> str:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
     server.dispose()
     return postgres_server.rpartition("/")[0] + f"/{name}"
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_server(postgres_server: str) -> Iterator[str]:
+    """URL of the PostgreSQL server through PgBouncer, which hands out its connections for one transaction each."""
+    program = pgbouncer_support.find_program()
+    if program is None:
+        pytest.skip(pgbouncer_support.MISSING)
+    with pgbouncer_support.start_pgbouncer(program, postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def pgbouncer(pgbouncer_server: str, postgres: str) -> str:
+    """URL of an empty database through PgBouncer; ``postgres`` is the same database without it."""
+    url = f"{pgbouncer_server.rpartition('/')[0]}/{postgres.rpartition('/')[2]}"
+    pgbouncer_support.fill_pool(url)
+    return url

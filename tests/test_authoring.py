@@ -13,21 +13,36 @@ from tests.support.sandbox import RunningSandbox
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "authoring.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-@pytest.mark.parametrize("block", range(len(BLOCKS)))
-def test_each_snippet_is_a_dag(block: int) -> None:
-    if "airflow_provider_runa.retry_policy" in BLOCKS[block]:
+def _snippets() -> dict[str, str]:
+    """Return the snippets of the page by the heading that they stand under; of several, the later ones are numbered."""
+    found: dict[str, str] = {}
+    for heading, text in re.findall(r"^#+ (.+?)\n(.*?)(?=^#+ |\Z)", PAGE, re.DOTALL | re.MULTILINE):
+        for number, snippet in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL), 1):
+            found[heading if number == 1 else f"{heading} ({number})"] = snippet
+    return found
+
+
+SNIPPETS = _snippets()
+
+
+CHECKS = "Before: the product, the costs, the balance"
+
+
+@pytest.mark.parametrize("heading", SNIPPETS)
+def test_each_snippet_is_a_dag(heading: str) -> None:
+    snippet = SNIPPETS[heading]
+    if "airflow_provider_runa.retry_policy" in snippet:
         pytest.importorskip("airflow.sdk.definitions.retry_policy", reason="Airflow before 3.3 has no retry policies")
     with DAG("rewards", schedule=None) as dag:
-        exec(BLOCKS[block], {"look_up": str})
-    assert dag.tasks or block == 1  # which only defines a task
+        exec(snippet, {"look_up": str})
+    assert dag.tasks or heading == f"{CHECKS} (2)"  # which only defines a task
 
 
 def test_the_custom_check_reads_the_catalogue(runa: RunningSandbox) -> None:
     names: dict[str, Any] = {}
-    exec(BLOCKS[1], names)
+    exec(SNIPPETS[f"{CHECKS} (2)"], names)
     assert {"AMZ-US", "CAFE-US"} <= set(names["orderable_products"].function())
     assert not {"GONE-US", "TEA-GB", "TUNES-US"} & set(names["orderable_products"].function())
 

@@ -27,7 +27,14 @@ import tenacity
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from airflow_provider_runa import __version__
-from airflow_provider_runa.api.errors import RunaApiError, RunaConnectionError, RunaError, parse_error, redact
+from airflow_provider_runa.api.errors import (
+    RunaApiError,
+    RunaConnectionError,
+    RunaError,
+    RunaUnreachableError,
+    parse_error,
+    redact,
+)
 from airflow_provider_runa.api.models import (
     Balance,
     Estimate,
@@ -161,14 +168,17 @@ def _balances(request: _HttpRequest, body: Any) -> list[Balance]:
         raise RunaConnectionError(f"{_name(request)}: the answer is not a list of balances") from None
 
 
-def _next_cursor(request: _HttpRequest, page: OrderPage | ProductPage, after: str | None) -> str | None:
+def _next_cursor(request: _HttpRequest, page: OrderPage | ProductPage, seen: set[str]) -> str | None:
     """Return the cursor of the next page, ``None`` on the last page.
 
-    :raises RunaConnectionError: if the cursor did not advance: rows that were not read must not count as absent.
+    :param seen: the cursors so far; the next one is added.
+    :raises RunaConnectionError: if the cursor was seen before: rows that were not read must not count as absent.
     """
     cursor = page.pagination.cursors.after if page.pagination else None
-    if cursor is not None and cursor == after:
-        raise RunaConnectionError(f"{_name(request)}: the cursor of the next page did not advance")
+    if cursor in seen:
+        raise RunaConnectionError(f"{_name(request)}: the cursor of the next page was used before")
+    if cursor is not None:
+        seen.add(cursor)
     return cursor
 
 
@@ -254,8 +264,9 @@ class _ClientBase:
     def _no_answer(request: _HttpRequest, error: httpx.HTTPError | httpx.InvalidURL) -> RunaConnectionError:
         # Not chained: httpx's exceptions contain the request, and with it the API key and the recipients.
         reason = type(error).__name__
-        if isinstance(error, httpx.ConnectError):  # no request was sent yet, and the text contains the cause
-            reason += f": {redact(str(error))}"
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            cause = f": {redact(str(error))}" if str(error) else ""
+            return RunaUnreachableError(f"{_name(request)}: no connection ({reason}{cause})")
         return RunaConnectionError(f"{_name(request)}: no usable answer ({reason})")
 
 
@@ -341,7 +352,7 @@ class RunaClient(_ClientBase):
         :param retry: send it again while the outcome is unknown, up to 5 requests in total. ``False``: send one
             request, for a caller with its own schedule.
         :param waits: wait for the account's rate limit first. ``False``: the caller has waited, see
-            :meth:`reserve_turn`.
+            ``reserve_turn``.
         :returns: the order, with all fields in sync mode, otherwise with its id and status only.
         :raises InvalidOrderError: if the mode does not fit the order.
         :raises RunaError: if Runa rejects it, or if the outcome is still unknown at the end (see
@@ -362,11 +373,12 @@ class RunaClient(_ClientBase):
     def list_orders(self) -> Iterator[Order]:
         """Iterate over all orders of the account, page by page (``GET /order``)."""
         after: str | None = None
+        seen: set[str] = set()
         while True:
             request = _get("/order", ("limit", str(PAGE_SIZE)), ("after", after))
             page = _parse_model(OrderPage, request, self._send(request))
             yield from page.items
-            if not page.items or (after := _next_cursor(request, page, after)) is None:
+            if not page.items or (after := _next_cursor(request, page, seen)) is None:
                 return
 
     def estimate_order(self, request: EstimateRequest) -> Estimate:
@@ -400,11 +412,12 @@ class RunaClient(_ClientBase):
         :param categories: only the products in one of these categories. Default: all.
         """
         after: str | None = None
+        seen: set[str] = set()
         while True:
             request = _list_products(is_orderable, countries, categories, after)
             page = _parse_model(ProductPage, request, self._send(request))
             yield from page.catalog
-            if not page.catalog or (after := _next_cursor(request, page, after)) is None:
+            if not page.catalog or (after := _next_cursor(request, page, seen)) is None:
                 return
 
     def get_product(self, code: str) -> Product:
@@ -509,12 +522,13 @@ class AsyncRunaClient(_ClientBase):
     async def list_orders(self) -> AsyncGenerator[Order, None]:
         """Do what :meth:`RunaClient.list_orders` does."""
         after: str | None = None
+        seen: set[str] = set()
         while True:
             request = _get("/order", ("limit", str(PAGE_SIZE)), ("after", after))
             page = _parse_model(OrderPage, request, await self._send(request))
             for order in page.items:
                 yield order
-            if not page.items or (after := _next_cursor(request, page, after)) is None:
+            if not page.items or (after := _next_cursor(request, page, seen)) is None:
                 return
 
     async def estimate_order(self, request: EstimateRequest) -> Estimate:
@@ -537,12 +551,13 @@ class AsyncRunaClient(_ClientBase):
     ) -> AsyncIterator[Product]:
         """Do what :meth:`RunaClient.list_products` does."""
         after: str | None = None
+        seen: set[str] = set()
         while True:
             request = _list_products(is_orderable, countries, categories, after)
             page = _parse_model(ProductPage, request, await self._send(request))
             for product in page.catalog:
                 yield product
-            if not page.catalog or (after := _next_cursor(request, page, after)) is None:
+            if not page.catalog or (after := _next_cursor(request, page, seen)) is None:
                 return
 
     async def get_product(self, code: str) -> Product:

@@ -43,6 +43,10 @@ class RunaConnectionError(RunaError):
     """No usable answer arrived, so it is unknown what Runa did with the request."""
 
 
+class RunaUnreachableError(RunaConnectionError):
+    """No connection was made, so Runa did not get the request."""
+
+
 class UnreadableOrdersError(RunaError):
     """The status of some orders could not be read.
 

@@ -13,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from functools import lru_cache
+from numbers import Integral
+from typing import Annotated, Any, Literal, TypeVar
 
+from email_validator import EmailNotValidError, validate_email
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -39,28 +42,73 @@ MAX_METADATA_PAIRS = 20
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
+# One way to write an amount as text. ``1_000``, ``1.000``, ``1,00`` and full-width digits mean different amounts in
+# different places, and Python's Decimal reads some of them.
+_AMOUNT = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+
+
 def _amount(value: Any) -> Any:
     """Return a number or text as an amount. A float is read by its shortest text: 0.1 is 0.10."""
-    if isinstance(value, bool) or not isinstance(value, Decimal | int | float | str):
+    if isinstance(value, str):
+        return _check_range(_read_amount(value.strip()))
+    if isinstance(value, bool) or not isinstance(value, Decimal | Integral | float):
         raise ValueError("must be an amount")  # noqa: TRY004 - pydantic collects ValueErrors
-    try:
-        amount = Decimal(str(value).strip())
-    except ArithmeticError:
-        raise ValueError("must be an amount") from None
+    # int(): a whole number may be of another library. str() is not for those of more than 4,300 digits.
+    amount = Decimal(int(value)) if isinstance(value, Integral) else Decimal(str(value))
     if not amount.is_finite():
         raise ValueError("must be an amount")
-    if abs(amount) >= 10**12 or amount != amount.quantize(Decimal("0.01")):
+    return _check_range(amount)
+
+
+def _read_amount(text: str) -> Decimal:
+    if "," in text:
+        raise ValueError("must be written without commas, such as 1234.50")
+    if not _AMOUNT.fullmatch(text):
+        raise ValueError("must be an amount, such as 12.50")
+    if len(text.partition(".")[2]) > 2:  # 1.000 is a thousand to some
+        raise ValueError("must have at most 2 decimals")
+    return Decimal(text)
+
+
+def _check_range(amount: Decimal) -> Decimal:
+    # Comparisons are exact. abs() is not: it fails for a number with too large an exponent.
+    if not -(10**12) < amount < 10**12 or amount != amount.quantize(Decimal("0.01")):
         raise ValueError("must have at most 2 decimals and 12 digits before them")
     if amount < Decimal("0.01"):
         raise ValueError("must be at least 0.01")
     return amount
 
 
+# The part before the @ of most addresses. It has nothing that needs to be checked.
+_PLAIN_LOCAL = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
+
+
 def _email(value: str) -> str:
-    local, at, domain = value.rpartition("@")
-    if not (local and at and "." in domain.strip(".")) or re.search(r"[\s@<>,;:\"\\]", local + domain):
-        raise ValueError("must be an e-mail address")
-    return value
+    """Return an address without white space around it. The rest is sent as it was written."""
+    address = value.strip()
+    if not _is_address(address):
+        raise ValueError("must be an e-mail address of a public domain")
+    return address
+
+
+def _is_address(address: str) -> bool:
+    # The library takes 50 µs, nearly all of it for the domain, of which most lists have few.
+    local, _, domain = address.rpartition("@")
+    if len(local) <= 64 and len(address) <= 254 and domain.isascii() and _PLAIN_LOCAL.fullmatch(local):
+        return _is_valid_for_domain(f"a@{domain}")
+    return _is_valid(address)
+
+
+def _is_valid(address: str) -> bool:
+    try:
+        # Whether the domain exists is not asked: that would be a request to its name server.
+        validate_email(address, check_deliverability=False)
+    except EmailNotValidError:
+        return False
+    return True
+
+
+_is_valid_for_domain = lru_cache(maxsize=4096)(_is_valid)
 
 
 def _currency(value: str) -> str:
@@ -81,7 +129,7 @@ class _RequestModel(BaseModel):
 class EmailDistribution(_RequestModel):
     """Runa sends the payout link to the recipient by e-mail.
 
-    :param email_address: the recipient's address.
+    :param email_address: the recipient's address. White space around it is removed.
     :param template_id: redemption template (``DT-…``), the look of the page behind the link.
     """
 
@@ -106,7 +154,7 @@ class RecipientDistribution(_RequestModel):
     """Runa pays a known recipient (payment products only).
 
     :param recipient_reference: the account's reference of the recipient: at most 255 of ``A-Za-z0-9-_@.``.
-    :param email_address: the recipient's address.
+    :param email_address: the recipient's address. White space around it is removed.
     :param template_id: redemption template (``DT-…``), the look of the page behind the link.
     """
 
@@ -209,7 +257,9 @@ class NewOrderItem(_RequestModel):
         :param values: the API's fields.
         :raises InvalidOrderError: if a value is invalid; the message is one line that names the fields.
         """
-        return _build(cls, **values)
+        built = _build(cls, values)
+        del values  # a traceback may show local variables, and values contain recipients
+        return _unless_text(built)
 
 
 class NewOrder(_RequestModel):
@@ -259,13 +309,10 @@ class NewOrder(_RequestModel):
         :param metadata: see the class.
         :raises InvalidOrderError: if a value is invalid; the message is one line with fields and item indexes.
         """
-        return _build(
-            cls,
-            payment_method={"type": "ACCOUNT_BALANCE", "currency": currency},
-            items=items,
-            description=description,
-            metadata=metadata,
-        )
+        values = {"items": items, "description": description, "metadata": metadata}
+        built = _build(cls, values | {"payment_method": {"type": "ACCOUNT_BALANCE", "currency": currency}})
+        del values, items, description, metadata  # a traceback may show local variables
+        return _unless_text(built)
 
     @property
     def total(self) -> Decimal:
@@ -316,7 +363,9 @@ class EstimateRequest(_RequestModel):
         :param items: the payouts, as mappings of the API's fields or as models.
         :raises InvalidOrderError: if a value is invalid.
         """
-        return _build(cls, payment_method={"type": "ACCOUNT_BALANCE", "currency": currency}, items=items)
+        built = _build(cls, {"payment_method": {"type": "ACCOUNT_BALANCE", "currency": currency}, "items": items})
+        del items
+        return _unless_text(built)
 
     def body(self) -> bytes:
         """Return the request as canonical JSON."""
@@ -342,15 +391,25 @@ def check_execution_mode(order: NewOrder, execution_mode: str) -> None:
 M = TypeVar("M", bound=BaseModel)
 
 
-def _build(model: type[M], **values: Any) -> M:
+def _build(model: type[M], values: Mapping[str, Any]) -> M | str:
+    """Return the model, or what is wrong with the values.
+
+    It does not raise, because the frames of its callers have the values as local variables.
+    """
     try:
-        return model(**values)
+        return model.model_validate(dict(values))
     except ValidationError as error:
-        _explain(error)
+        return _explain(error)
 
 
-def _explain(error: ValidationError) -> NoReturn:
-    """Raise pydantic's errors as one line, without the values of the caller."""
+def _unless_text(built: M | str) -> M:
+    if isinstance(built, str):
+        raise InvalidOrderError(built)
+    return built
+
+
+def _explain(error: ValidationError) -> str:
+    """Return pydantic's errors as one line, without the values of the caller."""
     lines = []
     findings = error.errors(include_input=False, include_url=False)
     for finding in findings:
@@ -370,7 +429,7 @@ def _explain(error: ValidationError) -> NoReturn:
             path, message = f"{path}.{inner}", rest
         lines.append(f"{path.replace('payment_method.currency', 'currency')}: {message[:1].lower()}{message[1:]}")
     more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
-    raise InvalidOrderError("; ".join(lines[:5]) + more) from None
+    return "; ".join(lines[:5]) + more
 
 
 # Kind of pydantic's error -> text in terms of an order. Other kinds keep pydantic's text.
@@ -645,14 +704,14 @@ class Pagination(_ResponseModel):
 
 
 class OrderPage(_ResponseModel):
-    """A page of the order list."""
+    """A page of the order list. An answer that lacks a part is no page: it must not count as an empty list."""
 
-    items: tuple[Order, ...] = ()
-    pagination: Pagination | None = None
+    items: tuple[Order, ...]
+    pagination: Pagination
 
 
 class ProductPage(_ResponseModel):
     """A page of the catalogue."""
 
-    catalog: tuple[Product, ...] = ()
+    catalog: tuple[Product, ...]
     pagination: Pagination | None = None

@@ -173,7 +173,10 @@ class _Absorbing:
                     ),
                 ).join(batch_table, batch_table.c.id == row_table.c.batch_id)
             )
-            .where(found_table.c.campaign_id == self.campaign.id)
+            .where(
+                found_table.c.campaign_id == self.campaign.id,
+                sa.or_(row_table.c.batch_id != found_table.c.batch_id, batch_table.c.state.not_in(_HAS_ORDER)),
+            )
             .order_by(found_table.c.batch_id, found_table.c.position)
         )
         return [dict(row) for row in self.connection.execute(query).mappings()]

@@ -1,4 +1,4 @@
-"""The ledger: which recipients of a campaign were paid; every statement on its tables but those of planning.
+"""The ledger: which recipients of a campaign were paid. The statements of paying, settling and reading.
 
 There is one row per campaign and recipient key, which is the primary key: each recipient is paid at most once. Rows
 that one order pays are a **batch**. A row belongs to one batch at a time, and leaves it only when that batch is proven
@@ -10,15 +10,15 @@ state        of a row
 ===========  =========================================================================================================
 planned      its batch was not sent
 sent         its batch was, or may have been, sent
-paid         its order is COMPLETED and pays it as planned; what was sent for it is erased, with the address
+paid         its order is COMPLETED and pays it as planned (see ``settle``); what was sent for it is erased
 mismatch     its order is COMPLETED and does not show its payout as planned; a person has to look, it is not paid again
 failed       its order ended FAILED and paid nobody; the next plan plans it again
 rejected     Runa rejected its order and paid nobody; the next plan plans it again
 withdrawn    its plan was withdrawn before it was sent; the next plan plans it again
 ===========  =========================================================================================================
 
-The ledger is a memory. Runa's orders are the truth: see ``compare``, which brings a ledger up to date that was lost,
-restored from a copy, or is not the only one.
+The ledger is a memory, and Runa's orders are the truth. If this ledger was lost, restored from a copy, or is one of
+several, ``catch_up`` updates it from Runa.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from airflow_provider_runa.placement.errors import (
     OrderHeldBackError,
     PlacementError,
     RejectedError,
+    RunaOutOfReachError,
 )
 from airflow_provider_runa.placement.place import Attempt, Policy, place
 from airflow_provider_runa.placement.ports import Clock, OrderClient
@@ -209,7 +210,7 @@ class _Payer:
         self.left.add(batch.id)
         await self.offload(self.ledger.note_error, batch.id, attempt, error.happened)
         self.paid.unplaced.append(error)
-        if isinstance(error, OrderHeldBackError | AccessRejectedError):
+        if isinstance(error, OrderHeldBackError | AccessRejectedError | RunaOutOfReachError):
             self.halted = self.halted or error
 
 

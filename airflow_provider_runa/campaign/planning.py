@@ -51,8 +51,22 @@ _staged = sa.Table(
     sa.Column("item", sa.Text, nullable=False),
     sa.Column("state", State(RowState)),  # of the ledger's row; NULL: the ledger has none
     sa.Column("taken", sa.Integer),
+    sa.Column("known_amount", Money),  # of the ledger's row, like state and taken
+    sa.Column("known_currency", sa.String(3)),
+    sa.Column("known_batch_id", sa.String(36)),
     prefixes=["TEMPORARY"],
     postgresql_on_commit="DROP",
+)
+
+
+# As text, because SQLAlchemy 1.4 cannot write an UPDATE … FROM for SQLite, which has it since 3.33.
+_LOOK_UP = sa.text(
+    """
+    UPDATE runa_staged SET state = runa_ledger.state, taken = runa_ledger.taken, known_amount = runa_ledger.amount,
+        known_currency = runa_ledger.currency, known_batch_id = runa_ledger.batch_id
+    FROM runa_ledger
+    WHERE runa_ledger.campaign_id = :campaign_id AND runa_ledger.recipient_key = runa_staged.recipient_key
+    """
 )
 
 
@@ -132,10 +146,7 @@ class Planning:
             self._connection.execute(sa.text(f"CREATE INDEX {name} ON runa_staged ({columns})"))
         if self._is_postgres:  # without figures it would take the table for an empty one
             self._connection.execute(sa.text("ANALYZE runa_staged"))
-        mine = (row_table.c.campaign_id == self._campaign.id, row_table.c.recipient_key == _staged.c.recipient_key)
-        self._connection.execute(
-            sa.update(_staged).where(*mine).values(state=row_table.c.state, taken=row_table.c.taken)
-        )
+        self._connection.execute(_LOOK_UP, {"campaign_id": self._campaign.id})
         return self._is_frozen(plan_new)
 
     def _is_frozen(self, plan_new: bool) -> bool:
@@ -180,29 +191,22 @@ class Planning:
         counts = sa.select(_staged.c.state, sa.func.count()).group_by(_staged.c.state)
         rows: dict[RowState | None, int] = {state: int(count) for state, count in self._connection.execute(counts)}
         new = rows.pop(None, 0)
-        other = (
-            sa.select(sa.func.count())
-            .select_from(_staged.join(row_table, row_table.c.recipient_key == _staged.c.recipient_key))
-            .where(
-                row_table.c.campaign_id == self._campaign.id,
-                row_table.c.state == RowState.PAID,
-                sa.or_(row_table.c.amount != _staged.c.amount, row_table.c.currency != currency),
-            )
+        other = sa.select(sa.func.count()).where(
+            _staged.c.state == RowState.PAID,
+            sa.or_(_staged.c.known_amount != _staged.c.amount, _staged.c.known_currency != currency),
         )
         open_rows = (RowState.PLANNED, RowState.SENT)
-        elsewhere = (
-            sa.select(sa.func.count())
-            .select_from(
-                _staged.join(row_table, row_table.c.recipient_key == _staged.c.recipient_key)
-                .join(batch_table, batch_table.c.id == row_table.c.batch_id)
-                .join(plan_table, plan_table.c.id == batch_table.c.plan_id)
-            )
+        others = (
+            sa.select(batch_table.c.id)
+            .join(plan_table, plan_table.c.id == batch_table.c.plan_id)
             .where(
-                row_table.c.campaign_id == self._campaign.id,
-                row_table.c.state.in_(open_rows),
+                batch_table.c.campaign_id == self._campaign.id,
                 plan_table.c.run != self._run,
                 sa.or_(batch_table.c.owner.is_(None), batch_table.c.owner != self._run),
             )
+        )
+        elsewhere = sa.select(sa.func.count()).where(
+            _staged.c.state.in_(open_rows), _staged.c.known_batch_id.in_(others)
         )
         found = sa.select(sa.func.count()).select_from(self._staged_and_found())
         return Known(
@@ -251,7 +255,14 @@ class Planning:
             for row in rows
         ]
         for first in range(0, len(values), CHUNK):
-            self._connection.execute(sa.insert(row_table), values[first : first + CHUNK])
+            chunk = values[first : first + CHUNK]
+            self._connection.execute(sa.insert(row_table), chunk)
+            known = [row["digest"] for row in chunk]
+            mine = (found_table.c.campaign_id == self._campaign.id, found_table.c.digest.in_(known))
+            self._connection.execute(sa.delete(found_table).where(*mine))
+            # They are in the ledger now: `write` must not take them for new.
+            taken_in = sa.update(_staged).where(_staged.c.digest.in_(known))
+            self._connection.execute(taken_in.values(state=RowState.SENT))
 
     def write(self, *, currency: str, most: int, new: bool) -> tuple[int, int]:
         """Write the batches of the rows that are to be paid.

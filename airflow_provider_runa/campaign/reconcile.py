@@ -348,7 +348,7 @@ def _match_items(ledger: Ledger, batch: Batch, rows: Sequence[Row], order: Order
     e.g. if Runa shows a recipient in another form than it was sent. They get an item of the same amount, or else any
     item that is left.
     """
-    if batch.state == BatchState.PLACED:
+    if batch.state == BatchState.PLACED and not batch.found:
         matched = counterparts(ledger.order(batch), order)
     else:
         matched = _match_by_id(rows, order)

@@ -64,6 +64,7 @@ class Money(sa.types.TypeDecorator[Decimal]):
     """An amount: NUMERIC, and text in SQLite, which has no exact numbers."""
 
     impl = sa.Numeric(14, 2)
+    #: Statements with it may be cached.
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Any) -> Any:
@@ -86,6 +87,7 @@ class State(sa.types.TypeDecorator[StrEnum]):
     """
 
     impl = sa.String(10)
+    #: Statements with it may be cached.
     cache_ok = True
 
     def __init__(self, states: type[StrEnum]) -> None:
@@ -105,6 +107,7 @@ class Moment(sa.types.TypeDecorator[datetime]):
     """A moment in UTC. Databases without time zones return it without one."""
 
     impl = sa.DateTime(timezone=True)
+    #: Statements with it may be cached.
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:

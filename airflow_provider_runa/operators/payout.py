@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -41,6 +41,7 @@ from airflow_provider_runa.campaign.found import Absorbed
 from airflow_provider_runa.campaign.ledger import Ledger, count_and_sum
 from airflow_provider_runa.campaign.pay import Paid, pay
 from airflow_provider_runa.campaign.plan import Limits, PlanReport, choose_planned, plan
+from airflow_provider_runa.campaign.rows import check_rows, find_rendered_key, read_defaults
 from airflow_provider_runa.campaign.settle import settle
 from airflow_provider_runa.campaign.tables import BatchState, RowState, campaigns
 from airflow_provider_runa.hooks.ledger import LedgerHook
@@ -50,14 +51,14 @@ from airflow_provider_runa.operators._placement_ports import AsyncClock, AsyncOr
 from airflow_provider_runa.operators.runa import INLINE_SECONDS
 from airflow_provider_runa.placement.errors import PlacementError, StatusUnreadableError, WrongAccountError
 from airflow_provider_runa.placement.identity import MAX_USER_DESCRIPTION
-from airflow_provider_runa.placement.missing import is_missing
+from airflow_provider_runa.placement.keys import find_invisible, is_missing, to_key
 from airflow_provider_runa.placement.place import RECOVERABLE_REJECTIONS, Policy
 from airflow_provider_runa.triggers._events import EventStatus, read_event
 from airflow_provider_runa.triggers.runa import EVENT_STATUSES, RunaOrderTrigger
 from airflow_provider_runa.utils.arguments import NOTSET, read_amount, read_days, read_json, to_seconds, unset_to_none
 from airflow_provider_runa.utils.assets import add_asset_event_extra
 from airflow_provider_runa.utils.failures import to_airflow_exception
-from airflow_provider_runa.utils.masking import Masked
+from airflow_provider_runa.utils.masking import Masked, mask_recipients
 from airflow_provider_runa.utils.openlineage import build_lineage
 
 if TYPE_CHECKING:
@@ -106,14 +107,17 @@ class RunaPayoutOperator(BaseOperator):
     Before anything is sent, the ledger is compared with Runa's order list. Rows that an order at Runa pays and that the
     ledger does not know, because it was lost or restored from a copy, are taken into the ledger and not paid again.
 
-    :param campaign: name of the campaign, at most 109 characters. A recipient key is paid once per campaign. The name
-        is also the description of the orders. (templated)
+    :param campaign: name of the campaign, text of at most 109 characters. A recipient key is paid once per campaign.
+        The name is also the description of the orders. (templated)
     :param rows: a list, an XCom, or a template that renders to a list or to JSON; see :func:`~.campaign.rows.read_row`.
-        For any other source, override :meth:`iter_rows`. (templated)
+        For any other source, override :meth:`iter_rows`. With ``render_template_as_native_obj=True``, a template must
+        not write keys into the text of a list: ``[{"recipient_key": {{ phone }} }]`` turns +4479 into the number 4479,
+        which nobody can tell from a key that is one. Let it render to JSON with ``tojson``. (templated)
     :param currency: currency of the account balance that pays, three capital letters. (templated)
     :param ledger_conn_id: id of the Airflow connection to the ledger's database: PostgreSQL, or SQLite for development.
         The tables are created on first use. (templated)
-    :param defaults: values for fields that rows do not have, such as ``{"template_id": "PT-…"}``. (templated)
+    :param defaults: values for fields that rows do not have, such as ``{"template_id": "PT-…"}``, or their JSON; see
+        :func:`~.campaign.rows.read_row`. (templated)
     :param mode: ``"plan_and_pay"`` plans and pays. ``"plan"`` stops after the plan and returns its summary. ``"pay"``
         pays what any task has planned in this campaign, if it is within the limits, and reads no rows; its retries also
         order again for rows whose order this task placed and Runa could not complete. ``"withdraw"`` takes back what
@@ -164,8 +168,13 @@ class RunaPayoutOperator(BaseOperator):
     ui_color = "#e8e3ff"
     operator_extra_links = (RunaPortalLink(),)
 
+    #: Other templated fields that may contain recipients.
+    masked_fields: Sequence[str] = ("defaults",)
+
     #: The time limits for placing an order.
     policy = Policy()
+
+    _rendered_key: int | None = None
 
     def __init__(
         self,
@@ -196,6 +205,11 @@ class RunaPayoutOperator(BaseOperator):
             raise ValueError(f"on_partial_failure: must be one of {', '.join(ON_PARTIAL_FAILURE)}")
         if new_recipients_on_rerun not in NEW_RECIPIENTS_ON_RERUN:
             raise ValueError(f"new_recipients_on_rerun: must be one of {', '.join(NEW_RECIPIENTS_ON_RERUN)}")
+        if isinstance(rows, Iterator):
+            raise ValueError(  # noqa: TRY004 - as for the other parameters
+                f"rows: must be a list, not {type(rows).__name__}, which the next attempt could not read again; "
+                "override iter_rows to stream rows"
+            )
         self.campaign = campaign
         self.rows = rows
         self.currency = currency
@@ -310,17 +324,48 @@ class RunaPayoutOperator(BaseOperator):
 
         :param context: the task's context.
         """
-        rows = read_json("rows", self.rows)
-        if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
-            raise InvalidOrderError(f"rows: must be a list, not {type(rows).__name__}")
+        if self._rendered_key is not None:
+            raise InvalidOrderError(
+                f"rows[{self._rendered_key}].recipient_key: is text that was rendered to something else, because of "
+                "render_template_as_native_obj=True; give it a prefix, as in 'customer-42'"
+            )
+        rows: Any = ()
+        try:
+            rows = read_json("rows", self.rows)
+            problem = check_rows(rows)
+        except InvalidOrderError as error:
+            problem = str(error)
+        # A function or a subclass may have set them after they were rendered. OpenLineage reports attributes.
+        self._mask_rows()
+        if problem is not None:
+            del rows  # a traceback may show local variables
+            raise InvalidOrderError(problem)
         yield from rows
 
     def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
-        # Airflow stores rendered fields, and rows contain recipients.
+        # Airflow stores rendered fields, and these may contain recipients.
+        template = self.rows
         super()._do_render_template_fields(parent, *args, **kwargs)
-        if self.rows is not None:
-            counted = hasattr(self.rows, "__len__") and not isinstance(self.rows, str)
-            self.rows = Masked(self.rows, f"{len(self.rows)} rows" if counted else "rows")
+        self._rendered_key = find_rendered_key(template, self.rows)
+        self._mask_rows()
+        fields = {name: getattr(self, name) for name in self.masked_fields}
+        mask_recipients(fields.values())
+        for name, value in fields.items():
+            if _shows_recipient(value):
+                setattr(self, name, Masked(value))
+
+    def _mask_rows(self) -> None:
+        rows = self.rows
+        if rows is not None and not isinstance(rows, Masked):
+            counted = hasattr(rows, "__len__") and not isinstance(rows, str)
+            self.rows = Masked(rows, f"{len(rows)} rows" if counted else "rows")
+
+    def _read_defaults(self) -> Mapping[str, Any]:
+        try:
+            return read_defaults(read_json("defaults", self.defaults))
+        except InvalidOrderError as error:
+            problem = str(error)
+        raise InvalidOrderError(problem)  # from a frame without their values
 
     # -- planning ---------------------------------------------------------------------------------------------------
 
@@ -328,9 +373,7 @@ class RunaPayoutOperator(BaseOperator):
     def _ledger(self) -> Iterator[Ledger]:
         if self.mode not in MODES:
             raise InvalidOrderError(f"mode: must be one of {', '.join(MODES)}")
-        campaign = str(self.campaign or "").strip()
-        if is_missing(campaign):
-            raise InvalidOrderError("campaign: is missing")
+        campaign = self._campaign_name()
         if len(campaign) > MAX_USER_DESCRIPTION:
             raise InvalidOrderError(
                 f"campaign: must have at most {MAX_USER_DESCRIPTION} characters, has {len(campaign)}"
@@ -343,6 +386,18 @@ class RunaPayoutOperator(BaseOperator):
                     'or plan the campaign first (mode="plan")'
                 )
             yield Ledger(engine, environment, campaign)
+
+    def _campaign_name(self) -> str:
+        if is_missing(self.campaign):
+            raise InvalidOrderError("campaign: is missing")
+        if not isinstance(self.campaign, str):
+            raise InvalidOrderError(
+                f"campaign: must be text, not {type(self.campaign).__name__}. With render_template_as_native_obj=True, "
+                "2026_10 becomes the number 202610: begin the name with a letter, as in 'spring-2026_10'"
+            )
+        if problem := find_invisible(self.campaign):
+            raise InvalidOrderError(f"campaign: {problem}")
+        return to_key(self.campaign)
 
     def _limits(self) -> Limits:
         return Limits(
@@ -374,7 +429,7 @@ class RunaPayoutOperator(BaseOperator):
                 self.iter_rows(context),
                 run=run.id,
                 currency=self.currency,
-                defaults=self.defaults or {},
+                defaults=self._read_defaults(),
                 limits=self._limits(),
                 product=hook.get_product,
                 now=self.clock.now(),
@@ -647,6 +702,12 @@ class _Run:
     counts: dict[str, int] = field(default_factory=dict)
     undecided: set[str] = field(default_factory=set)
     unplaced: int = 0
+
+
+def _shows_recipient(value: Any) -> bool:
+    """Return whether a rendered field shows a recipient. Most do not, and stay as they are for subclasses."""
+    plain = value if isinstance(value, str) else json.dumps(value, indent=2, default=str)
+    return repr(Masked(value)) != plain
 
 
 def _retry_cause(paid: Paid) -> RunaApiError | None:

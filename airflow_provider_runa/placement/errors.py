@@ -101,6 +101,18 @@ class OutcomeUnknownError(PlacementError):
     todo = "If no retry is left, clear the task. To check yourself, search for {reference} in the Runa portal."
 
 
+class RunaOutOfReachError(PlacementError):
+    """No connection to Runa could be made in the whole attempt."""
+
+    retryable = True
+    money = "Nothing was sent in this attempt: Runa cannot be reached ({answer}); {earlier}."
+    next = "The next retry sends the order."
+    todo = (
+        "Check the host of the connection and the network; for the sandbox, check that runa-sandbox is running. If no "
+        "retry is left, clear the task."
+    )
+
+
 class InconclusiveSearchError(PlacementError):
     """The order list cannot show whether the order exists, because some orders do not show their description yet."""
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrder
-from airflow_provider_runa.placement.missing import is_missing
+from airflow_provider_runa.placement.keys import find_invisible, is_missing, to_key
 
 # The fixed namespace of this provider. A new one would give every order under way a new key.
 KEY_NAMESPACE = uuid.UUID("5b2e1f0a-6c53-4d0e-9a3f-0f6f1f3c7d11")
@@ -77,19 +77,23 @@ class OrderIdentity:
         """Identify the order by a business key such as ``spring-winback/customer-42``.
 
         :param environment: base URL of the Runa environment.
-        :param order_key: the key. It is the same for every attempt to pay this order, in any run of any DAG.
-        :raises InvalidOrderError: if the key is not text, or looks like a missing value.
+        :param order_key: the key, as :func:`~.keys.to_key` reads it. It is the same for every attempt to pay this
+            order, in any run of any DAG.
+        :raises InvalidOrderError: if the key is not text, looks like a missing value, or has an invisible character.
         """
         if not isinstance(order_key, str):
             raise InvalidOrderError(
                 f"order_key: must be text, not {type(order_key).__name__}; give it a prefix, as in 'customer-42'"
             )
-        key = order_key.strip()
+        key, problem = to_key(order_key), find_invisible(order_key)
         if is_missing(key):
             raise InvalidOrderError(
                 f"order_key: rendered to {key!r}, which looks like a missing value; every order with that key "
                 "would count as one and the same"
             )
+        if problem:
+            del order_key, key  # a traceback may show local variables
+            raise InvalidOrderError(f"order_key: {problem}")
         return cls(normalize_environment(environment), "order_key", (key,))
 
     @classmethod

@@ -49,6 +49,7 @@ from airflow_provider_runa.api.errors import (
     RunaOrderingRestrictedError,
     RunaPaymentMethodUnavailableError,
     RunaServerError,
+    RunaUnreachableError,
     RunaValidationError,
 )
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus
@@ -65,6 +66,7 @@ from airflow_provider_runa.placement.errors import (
     PaymentChangedError,
     PlacementError,
     RecordUnavailableError,
+    RunaOutOfReachError,
     StatusUnreadableError,
     WrongAccountError,
 )
@@ -400,6 +402,7 @@ class _Placer:
         """
         sealed = self.identity.seal(self.order, generation, marked=marked)
         written: datetime | None = None
+        was_sent = False
         for tries in itertools.count(1):
             await self._wait_for_turn()
             now = self.clock.now()
@@ -417,11 +420,15 @@ class _Placer:
             except RunaError as error:
                 if not is_outcome_unknown(error):
                     raise
-                self.all_accounted = False
+                if not isinstance(error, RunaUnreachableError):
+                    was_sent, self.all_accounted = True, False
                 pause = pause_before_retry(tries, error, self.rng)
                 if self.clock.now() + timedelta(seconds=pause) > deadline:
+                    if not was_sent:
+                        raise RunaOutOfReachError(answer=error, earlier=self._earlier_requests()) from None
                     raise _OutcomeStillUnknownError(error) from None
-                log.warning("Outcome unknown (%s): sending again with the same key in %.0f s.", error, pause)
+                outcome = "Outcome unknown" if was_sent else "Nothing was sent yet"
+                log.warning("%s (%s): sending again with the same key in %.0f s.", outcome, error, pause)
             await self.clock.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -515,6 +522,8 @@ class _Placer:
 
     async def _adopt_found(self, order: Order, generation: int) -> Placement:
         """Adopt an order that a search found, if it pays what this attempt would pay."""
+        if order.items is None:  # it shows its description, and not yet what it pays
+            raise StatusUnreadableError(order_id=order.id, answer=f"it is {order.status} and shows no items")
         if changed := differences(self.order, order):
             raise PaymentChangedError(order_id=order.id, fields="; ".join(changed))
         await self._save_result(replace(self._record(generation), order_id=order.id))

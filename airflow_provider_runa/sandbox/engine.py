@@ -623,6 +623,13 @@ class Engine:
             raise Refusal(404, "not_found", "There is no such order.")
         return row
 
+    def _read(self, row: Sequence[Any], *, full: bool) -> dict[str, Any]:
+        """Return as much of an order as can be shown."""
+        _, order_id, *_, settles, fails = row
+        if not self.lies and self._status(settles, fails) == "PROCESSING":
+            return {"id": order_id, "status": "PROCESSING"}
+        return self._details(row, full=full)
+
     def _details(self, row: Sequence[Any], *, full: bool) -> dict[str, Any]:
         """Return an order's details, whether it is settled or not."""
         _, order_id, body, items, currency, price, discount, detail, created, settles, fails = row
@@ -680,7 +687,7 @@ class Engine:
             oldest, newest = self._db.execute(statement, arguments).fetchone()
             if after == (oldest if newest_first else newest):
                 after = newest + 1 if newest_first else oldest - 1
-        items = [lies.show_row(self._details(row, full=False), active) for row in rows]
+        items = [lies.show_row(self._read(row, full=False), active) for row in rows]
         answer = {"items": items, "pagination": pagination(page.limit, before=before, after=after)}
         return lies.show_list(answer, active)
 
@@ -696,7 +703,7 @@ class Engine:
         kind, _, name = path.removeprefix("/").partition("/")
         if kind == "order" and name:
             parameters(query)
-            return lies.show_order(self._details(self._row(unquote(name)), full=True), self.lies)
+            return lies.show_order(self._read(self._row(unquote(name)), full=True), self.lies)
         if path == "/order":
             return self._list_orders(query)
         if path == "/balance":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
+from airflow_provider_runa.utils.arguments import read_json
+from airflow_provider_runa.utils.masking import Masked
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -31,7 +33,8 @@ class SqlToRunaOperator(RunaPayoutOperator):
     :param source_conn_id: id of the Airflow connection to query, of any type with a DB-API hook. (templated)
     :param columns: field of a row -> column of the query, such as ``{"recipient_key": "customer_id", "face_value":
         "reward", "email_address": "email"}``. Other columns are ignored. Default: the columns have the names of the
-        fields. (templated)
+        fields. Each row has all of them, so a default applies to a column only if its value is missing, and only to
+        those that :func:`~.campaign.rows.read_row` names. (templated)
     :param parameters: parameters of the query, in the form that its driver expects. Default: none. (templated)
     :param kwargs: parameters of :class:`~.RunaPayoutOperator`, other than ``rows``.
     """
@@ -44,6 +47,7 @@ class SqlToRunaOperator(RunaPayoutOperator):
         "parameters",
     )
     template_ext: Sequence[str] = (".sql",)
+    masked_fields: Sequence[str] = (*RunaPayoutOperator.masked_fields, "sql", "parameters")
     template_fields_renderers = {"sql": "sql", "columns": "json", "defaults": "json"}  # noqa: RUF012 - as Airflow has it
 
     def __init__(
@@ -84,30 +88,80 @@ class SqlToRunaOperator(RunaPayoutOperator):
             raise InvalidOrderError(
                 f"source_conn_id: connection {self.source_conn_id!r} is not a connection to a database"
             )
+        sql = self.sql.value if isinstance(self.sql, Masked) else self.sql
+        parameters = read_json("parameters", self.parameters)
         with contextlib.closing(hook.get_conn()) as connection, contextlib.closing(_cursor(connection)) as cursor:
-            if self.parameters is None:
-                cursor.execute(self.sql)
+            if parameters is None:
+                cursor.execute(sql)
             else:
-                cursor.execute(self.sql, self.parameters)
-            pick = None
+                cursor.execute(sql, parameters)
+            read = None
             while chunk := cursor.fetchmany(FETCHED):
-                pick = pick or self._picker([column[0] for column in cursor.description])
+                read = read or self._reader([column[0] for column in cursor.description])
+                problem = None
                 for values in chunk:
-                    # A connection may return rows as dictionaries (extra ``cursor`` of a PostgreSQL connection).
-                    cells = list(values.values()) if isinstance(values, Mapping) else values
-                    yield {field: cells[index] for field, index in pick.items()}
+                    row = read(values)
+                    if isinstance(row, str):
+                        problem = row
+                        break
+                    yield row
+                del chunk, values, row  # a traceback may show local variables, also of an error of the next fetch
+                if problem is not None:
+                    raise InvalidOrderError(problem)
 
-    def _picker(self, names: Sequence[str]) -> dict[str, int]:
-        """Return the index of the column of each field."""
-        index = {name: position for position, name in enumerate(names)}
-        columns = self.columns or {name: name for name in names}
-        if missing := sorted(column for column in columns.values() if column not in index):
+    def _reader(self, names: Sequence[str]) -> Callable[[Any], dict[str, Any] | str]:
+        """Return a function that returns a row with the fields' names, or why the query's row cannot be read.
+
+        :param names: the query's columns.
+        """
+        columns = self._columns(names)
+        index = {field: names.index(column) for field, column in columns.items()}
+
+        def read(values: Any) -> dict[str, Any] | str:
+            # A connection may return rows as mappings, such as the extra ``cursor`` of a PostgreSQL connection does. If
+            # a name is repeated, they have fewer cells than the query has columns.
+            is_mapping = isinstance(values, Mapping)
+            if not is_mapping and not (hasattr(values, "__getitem__") and hasattr(values, "__len__")):
+                return f"sql: the connection returns rows as {type(values).__name__}, not as sequences or mappings"
+            if len(values) != len(names) or (is_mapping and not all(name in values for name in names)):
+                return (
+                    f"sql: a row has {len(values)} cells for the {len(names)} columns {', '.join(names)}; "
+                    "give each column a name that no other column has"
+                )
+            if is_mapping:
+                return {field: values[column] for field, column in columns.items()}
+            return {field: values[position] for field, position in index.items()}
+
+        return read
+
+    def _columns(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the column of each field.
+
+        :param names: the query's columns.
+        :raises InvalidOrderError: if a column is missing or repeated, or a default is without effect.
+        """
+        columns = read_json("columns", self.columns) or {name: name for name in names}
+        if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns.values()):
+            raise InvalidOrderError("columns: must map names of fields to names of columns")
+        if missing := sorted(column for column in columns.values() if column not in names):
             raise InvalidOrderError(f"columns: the query has no {', '.join(missing)}; it has {', '.join(names)}")
         if twice := sorted({column for column in columns.values() if names.count(column) > 1}):
             raise InvalidOrderError(
                 f"columns: the query has several columns {', '.join(twice)}; rename them in the query"
             )
-        return {field: index[column] for field, column in columns.items()}
+        self._check_effect(columns)
+        return dict(columns)
+
+    def _check_effect(self, fields: Collection[str]) -> None:
+        """Check that no default is without effect, because every row has the field.
+
+        :param fields: the fields that the rows have.
+        """
+        defaults = self._read_defaults()
+        if "face_value" in fields and "face_value" in defaults:
+            raise InvalidOrderError("defaults: face_value has no effect, because every row of the query has its own")
+        if "email_address" in fields and defaults.get("distribution_method") == {"type": "PAYOUT_LINK"}:
+            raise InvalidOrderError("defaults: PAYOUT_LINK has no effect, because every row has an address")
 
 
 def _cursor(connection: Any) -> Any:

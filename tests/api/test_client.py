@@ -32,6 +32,7 @@ from airflow_provider_runa.api.errors import (
     RunaNotFoundError,
     RunaRateLimitError,
     RunaServerError,
+    RunaUnreachableError,
     RunaValidationError,
     RunaVersionRemovedError,
 )
@@ -122,7 +123,7 @@ def test_the_twins_have_the_same_methods_and_parameters() -> None:
         }
 
     assert interface(RunaClient) == interface(AsyncRunaClient)
-    assert len(interface(RunaClient)) == 11  # ten endpoints, one of them with two answers
+    assert len(interface(RunaClient)) == 12  # ten endpoints, one of them with two answers, and the turn
 
 
 # -- against the sandbox ----------------------------------------------------------------------------------------------
@@ -516,12 +517,30 @@ def test_a_cursor_that_does_not_advance_is_an_error(clients: Clients) -> None:
     page = {"items": [{"id": "O-1", "status": "PROCESSING"}], "pagination": {"cursors": {"after": "A-1"}}}
     answer = http("200 OK", json.dumps(page).encode())
     with start_raw(answer, answer, http("404 Not Found")) as server:
-        with pytest.raises(RunaConnectionError, match="did not advance"):
+        with pytest.raises(RunaConnectionError, match="was used before"):
             list(clients(server.url).list_orders())
         assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("page", [{}, {"pagination": {"cursors": {}}}, {"pagination": None}, {"pagination": {}}])
+def test_cursors_that_go_in_a_circle_are_an_error(clients: Clients) -> None:
+    pages = [
+        {"items": [{"id": f"O-{name}", "status": "PROCESSING"}], "pagination": {"cursors": {"after": name}}}
+        for name in "ABA"
+    ]
+    with start_raw(*(http("200 OK", json.dumps(page).encode()) for page in pages)) as server:
+        with pytest.raises(RunaConnectionError, match="was used before"):
+            list(clients(server.url).list_orders())
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("page", [{}, {"items": []}, {"pagination": {"cursors": {}}}])
+def test_a_list_that_lacks_a_part_is_no_empty_list(clients: Clients, page: dict[str, Any]) -> None:
+    answer = http("200 OK", json.dumps(page).encode())
+    with start_raw(*[answer] * 5) as server, pytest.raises(RunaConnectionError, match="unexpected form"):
+        list(clients(server.url).list_orders())
+
+
+@pytest.mark.parametrize("page", [{"pagination": {"cursors": {}}}, {"pagination": {}}])
 def test_a_page_without_a_cursor_is_the_last(clients: Clients, page: dict[str, Any]) -> None:
     rows = {"items": [{"id": "O-1", "status": "PROCESSING"}]}
     with start_raw(http("200 OK", json.dumps(page | rows).encode())) as server:
@@ -640,10 +659,10 @@ def test_an_odd_answer_leaves_an_order_unknown(clients: Clients, answer: Raw | b
     assert len(server.requests) <= 1
 
 
-def test_a_refused_connection_leaves_an_order_unknown(clients: Clients) -> None:
+def test_a_refused_connection_says_that_nothing_was_sent(clients: Clients) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v2"
-    with pytest.raises(RunaConnectionError, match="POST /order: no usable answer") as caught:
+    with pytest.raises(RunaUnreachableError, match="POST /order: no connection") as caught:
         clients(url).create_order(an_order(), idempotency_key="key-1")
     assert is_outcome_unknown(caught.value)
     assert_shows_no_secret(caught.value)
@@ -660,7 +679,7 @@ def test_every_attempt_sends_the_same_bytes_under_the_same_key(clients: Clients,
 
 
 def test_a_connection_error_contains_its_cause(clients: Clients) -> None:
-    with pytest.raises(RunaConnectionError, match=r"GET /ping: no usable answer \(ConnectError: .+\)") as caught:
+    with pytest.raises(RunaConnectionError, match=r"GET /ping: no connection \(ConnectError: .+\)") as caught:
         clients("http://127.0.0.1:9/v2").ping(retry=False)
     assert clients.pauses == []
     assert_shows_no_secret(caught.value)

@@ -11,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from airflow_provider_runa.api import models
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
 from airflow_provider_runa.api.models import (
     EmailDistribution,
     EstimateRequest,
     NewOrder,
+    NewOrderItem,
     Order,
     OrderPage,
     OrderStatus,
+    Pagination,
     Product,
     RecipientDistribution,
     check_execution_mode,
@@ -84,6 +87,32 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "face_value infinite": ({"items": [item(face_value=Decimal("Infinity"))]}, "items[0].face_value: ", "an amount"),
     "face_value true": ({"items": [item(face_value=True)]}, "items[0].face_value: ", "an amount"),
     "face_value is text": ({"items": [item(face_value="ten")]}, "items[0].face_value: ", "an amount"),
+    "face_value with an underscore": ({"items": [item(face_value="1_000")]}, "items[0].face_value: ", "such as 12.50"),
+    "face_value with zeros": ({"items": [item(face_value="1.000")]}, "items[0].face_value: ", "at most 2 decimals"),
+    "face_value with a comma": ({"items": [item(face_value="1,000")]}, "items[0].face_value: ", "without commas"),
+    "face_value with a comma for cents": ({"items": [item(face_value="10,5")]}, "items[0].face_value: ", "commas"),
+    "face_value of wide digits": (
+        {"items": [item(face_value="\uff11\uff10")]},
+        "items[0].face_value: ",
+        "such as 12.50",
+    ),
+    "face_value of other digits": ({"items": [item(face_value="\u0661\u0660")]}, "items[0].face_value: ", "such as 12"),
+    "face_value as a power": ({"items": [item(face_value="1e2")]}, "items[0].face_value: ", "such as 12.50"),
+    "face_value with a sign": ({"items": [item(face_value="$10")]}, "items[0].face_value: ", "such as 12.50"),
+    "face_value of much text": (
+        {"items": [item(face_value="9" * 5000)]},
+        "items[0].face_value: ",
+        "12 digits",
+    ),
+    "face_value of 5,000 digits": ({"items": [item(face_value=10**5000)]}, "items[0].face_value: ", "12 digits"),
+    "face_value beyond a context": ({"items": [item(face_value=Decimal("1E9999999"))]}, "items[0].face_value: ", "12"),
+    "face_value near zero": (
+        {"items": [item(face_value=Decimal("1E-9999999"))]},
+        "items[0].face_value: ",
+        "2 decimals",
+    ),
+    "face_value signalling NaN": ({"items": [item(face_value=Decimal("sNaN"))]}, "items[0].face_value: ", "an amount"),
+    "face_value infinite text": ({"items": [item(face_value="Infinity")]}, "items[0].face_value: ", "an amount"),
     "face_value is a list": ({"items": [item(face_value=[10])]}, "items[0].face_value: ", "an amount"),
     "face_value missing": ({"items": [item(), item(face_value=None)]}, "items[1].face_value: ", "missing"),
     "MULTIPLE of cents": (
@@ -139,7 +168,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "an e-mail address",
     ),
     "e-mail of a recipient": (
-        {"items": [recipient(email_address=f"{EMAIL} ")]},
+        {"items": [recipient(email_address=f"{EMAIL} x")]},
         "items[0].distribution_method.email_address: ",
         "an e-mail address",
     ),
@@ -212,6 +241,10 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "10 templates, each twice": {"items": templates(10) * 2},
     "description of 128": {"description": "x" * 128},
     "metadata to the limit": {"metadata": {f"{n:040}": "v" * 200 for n in range(20)}},
+    "an address with a name in it": {"items": [distribution(type="EMAIL", email_address="o'neill+7@mail.example.com")]},
+    "an address of other letters": {
+        "items": [distribution(type="EMAIL", email_address="j\u00fcrgen@b\u00fccher.example")],
+    },
     "reference of 255": {"items": [recipient(recipient_reference="aZ0-_@." + "a" * 248)]},
     "a payout link": {"items": [distribution(type="PAYOUT_LINK", template_id="DT-1")]},
     "spend rules": {"items": [single(usage_config={"spend_rules_template_id": RULES})]},
@@ -222,6 +255,89 @@ ALLOWED: dict[str, dict[str, Any]] = {
 def test_an_order_at_the_limit_is_allowed(changes: dict[str, Any]) -> None:
     order = build(**changes)
     assert len(json.loads(order.body())["items"]) == len(changes.get("items", [item()]))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ada@localhost",
+        "ada@example",
+        "ada..lovelace@example.com",
+        ".ada@example.com",
+        "ada.@example.com",
+        "ada@exam_ple.com",
+        "ada@-example.com",
+        "ada@example..com",
+        "ada@example.com.",
+        "ada@[127.0.0.1]",
+        "ada@host.local",
+        "ada@example.invalid",
+        "ada,bob@example.com",
+        "ada\u200b@example.com",
+        "ada@example.com\u200b",
+        "ada@example.com, bob@example.com",
+        f"{'x' * 300}@example.com",
+        f"ada@{'x' * 64}.com",
+    ],
+)
+def test_what_is_no_address_of_a_public_domain_is_rejected(address: str) -> None:
+    with pytest.raises(InvalidOrderError, match=r"must be an e-mail address of a public domain$") as caught:
+        build(distribution(type="EMAIL", email_address=address))
+    assert "ada" not in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["Ada.Lovelace@Example.COM", "jose\u0301@example.com", "ada@xn--bcher-kva.example"])
+def test_an_address_is_sent_as_it_was_written_without_space_around_it(written: str) -> None:
+    order = build(distribution(type="EMAIL", email_address=f"\t {written}\n"))
+    assert order.recipients() == {written}
+
+
+def test_no_name_server_is_asked_for_a_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a name server was asked")
+
+    monkeypatch.setattr("dns.resolver.Resolver.resolve", ask)
+    assert build(distribution(type="EMAIL", email_address="ada@no-such-domain-7311.com")).recipients()
+
+
+locals_of_addresses = st.from_regex(r"[A-Za-z0-9._+'-]{1,70}", fullmatch=True) | st.text(max_size=12)
+domains_of_addresses = st.from_regex(r"[A-Za-z0-9-]{1,66}(\.[A-Za-z0-9-]{1,20}){0,4}", fullmatch=True) | st.text(
+    max_size=12
+)
+
+
+@given(st.builds("{}@{}".format, locals_of_addresses, domains_of_addresses) | st.text() | st.emails())
+@settings(max_examples=500, deadline=None)
+def test_the_short_way_for_plain_addresses_accepts_what_the_library_accepts(address: str) -> None:
+    assert models._is_address(address) == models._is_valid(address)
+
+
+def test_a_rejection_is_raised_where_no_local_variable_has_a_value() -> None:
+    def frames(build: Any) -> str:
+        with pytest.raises(InvalidOrderError) as caught:
+            build()
+        assert caught.value.__context__ is None
+        shown = []
+        trace = caught.value.__traceback__
+        while trace is not None:
+            if "airflow_provider_runa" in trace.tb_frame.f_code.co_filename:
+                shown.append(repr(trace.tb_frame.f_locals))
+            trace = trace.tb_next
+        return "\n".join(shown)
+
+    wrong = recipient(email_address="ada lovelace")
+    for order in (
+        frames(lambda: NewOrder.build(currency="USD", items=[wrong], metadata={"to": "lovelace"})),
+        frames(lambda: NewOrderItem.build(wrong)),
+        frames(lambda: EstimateRequest.build(currency="USD", items=[wrong])),
+    ):
+        assert "built" in order
+        assert "lovelace" not in order
+
+
+def test_a_mapping_whose_names_are_no_text_is_rejected() -> None:
+    with pytest.raises(InvalidOrderError, match="should be strings"):
+        NewOrderItem.build({5: 1} | item())  # type: ignore[dict-item]
 
 
 def test_several_findings_stay_one_line_of_sane_length() -> None:
@@ -464,7 +580,7 @@ def test_a_product_survives_fields_and_values_that_are_new() -> None:
 
 def test_payout_links_show_only_when_asked_for() -> None:
     order = Order.model_validate(COMPLETED)
-    page = OrderPage(items=(order,))
+    page = OrderPage(items=(order,), pagination=Pagination())
     assert order.items is not None
     payout = order.items[0].payout
     assert payout is not None

@@ -57,8 +57,8 @@ TEMPLATE = "PT-01HQ12PV4B8XMBRTK281JM54KK"
 #: How long a request may be in flight after its sender was killed, in seconds: as the policy assumes.
 LONGEST_UNDER_WAY = 110.0
 
-#: How long after writing its record an attempt may still send, in seconds: the age that a record may have, and a process
-#: that stands still between its last look at the clock and the request, for as long as a request may be in flight.
+#: How long after writing its record an attempt may still send, in seconds: the age that a record may have, and a
+#: process that stands still between its last look at the clock and the request, for as long as one may be in flight.
 LONGEST_SENDING = INTENT_LIFETIME.total_seconds() + LONGEST_UNDER_WAY
 
 #: How far back the order list is read for a ledger that is new: Runa lists every order.

@@ -157,11 +157,12 @@ def test_the_longest_key_fits(campaign: Campaign) -> None:
 
 def test_amounts_and_moments_come_back_exact(campaign: Campaign) -> None:
     campaign.clock.advance(microseconds=123456)
-    campaign.plan([row(1, amount="456.01", product="AMZ-US"), row(2, amount="1.10", product="AMZ-US")])
+    large = row(3, amount=123456789012)
+    campaign.plan([row(1, amount="456.01", product="AMZ-US"), row(2, amount="1.10", product="AMZ-US"), large])
     found = list(campaign.ledger.rows())
-    assert [one["amount"] for one in found] == [Decimal("123456789.01"), Decimal("0.10")]
+    assert [one["amount"] for one in found] == [Decimal("456.01"), Decimal("1.10"), Decimal(123456789012)]
     assert {one["planned_at"] for one in found} == {campaign.clock.now()}
-    assert campaign.total("planned") == Decimal("123456789.11")
+    assert campaign.total("planned") == Decimal("123456789469.11")
 
 
 def test_rows_are_read_without_items_and_without_links(campaign: Campaign) -> None:

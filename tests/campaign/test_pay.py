@@ -14,8 +14,7 @@ import sqlalchemy as sa
 from airflow_provider_runa.api.errors import RunaConnectionError, RunaError
 from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.campaign.ledger import LEASE
-from airflow_provider_runa.campaign.pay import Paid, pay
-from airflow_provider_runa.campaign.settle import settle
+from airflow_provider_runa.campaign.pay import Paid
 from airflow_provider_runa.campaign.tables import BatchState
 from airflow_provider_runa.placement.errors import (
     AccessRejectedError,
@@ -24,18 +23,13 @@ from airflow_provider_runa.placement.errors import (
     OutcomeUnknownError,
 )
 from airflow_provider_runa.placement.place import Policy
-from tests.campaign.world import Campaign, row
+from tests.campaign.world import Campaign, rejected_row, row
 
 LINK: Mapping[str, Any] = {"distribution_method": {"type": "PAYOUT_LINK"}, "email_address": None, "product": "AMZ-US"}
 
 
 def rows(*numbers: int, **fields: Any) -> list[dict[str, Any]]:
     return [row(number, **fields) for number in numbers]
-
-
-def bad(number: int) -> dict[str, Any]:
-    """Return a row that a plan accepts and Runa rejects: its amount is above what the product allows."""
-    return row(number, product="AMZ-US", amount=501)
 
 
 def good(number: int) -> dict[str, Any]:
@@ -108,23 +102,14 @@ def test_rows_are_sent_until_their_order_is_final(campaign: Campaign) -> None:
 def test_progress_is_called_after_each_order(campaign: Campaign) -> None:
     campaign.plan(rows(*range(450)))
     calls: list[tuple[int, int]] = []
-    asyncio.run(
-        pay(
-            campaign.ledger,
-            owner="run",
-            client=campaign.client,
-            clock=campaign.clock,
-            concurrency=1,
-            progress=lambda paid, left: calls.append((paid.placed, left)),
-        )
-    )
+    campaign.pay(concurrency=1, progress=lambda paid, left: calls.append((paid.placed, left)))
     assert calls == [(1, 2), (2, 1), (3, 0)]
 
 
 def test_orders_are_placed_at_once(campaign: Campaign) -> None:
     campaign.plan(rows(*range(1000)))
     client = WaitingClient(campaign)
-    asyncio.run(pay(campaign.ledger, owner="run", client=client, clock=campaign.clock, concurrency=4))
+    campaign.pay(client=client, concurrency=4)
     assert client.most == 4
     assert len(campaign.engine.orders()) == 5
 
@@ -138,14 +123,14 @@ def test_orders_are_settled_at_once(campaign: Campaign) -> None:
     async def statuses(order_ids: Sequence[str]) -> Mapping[str, str]:
         return dict.fromkeys(order_ids, "COMPLETED")
 
-    asyncio.run(settle(campaign.ledger, client=client, statuses=statuses, clock=campaign.clock))
+    campaign.settle(client=client, statuses=statuses)
     assert client.most == 5
 
 
 def test_an_order_takes_one_request_until_it_is_settled(campaign: Campaign) -> None:
     campaign.plan(rows(*range(1000)))
     client = WaitingClient(campaign)
-    asyncio.run(pay(campaign.ledger, owner="run", client=client, clock=campaign.clock))
+    campaign.pay(client=client)
     assert client.requests == 5
 
 
@@ -154,7 +139,7 @@ class WaitingClient:
 
     def __init__(self, campaign: Campaign) -> None:
         self.real = campaign.client
-        self.list_orders = self.real.list_orders
+        self.list_orders, self.reserve_turn = self.real.list_orders, self.real.reserve_turn
         self.now = self.most = self.requests = 0
 
     async def _wait(self) -> None:
@@ -232,7 +217,7 @@ def test_failed_rows_are_planned_again_unchanged_for_the_run_that_placed_them(ca
 
 
 def test_rejected_and_paid_rows_are_not_planned_again(campaign: Campaign) -> None:
-    campaign.plan([bad(1), row(3)])
+    campaign.plan([rejected_row(1), row(3)])
     finish(campaign)
     assert campaign.states() == {"rejected": 1, "paid": 1}
     assert campaign.ledger.plan_failed_again("run", campaign.clock.now()) == 0
@@ -251,7 +236,7 @@ def test_an_order_that_failed_before_it_was_read_frees_its_rows(campaign: Campai
 
 
 def test_a_rejected_order_rejects_only_its_rows(campaign: Campaign) -> None:
-    campaign.plan([bad(1), good(2), row(3)])
+    campaign.plan([rejected_row(1), good(2), row(3)])
     paid = finish(campaign)
     assert campaign.states() == {"rejected": 2, "paid": 1}
     assert campaign.paid() == once(3)
@@ -262,7 +247,7 @@ def test_a_rejected_order_rejects_only_its_rows(campaign: Campaign) -> None:
 
 
 def test_exactly_the_offending_rows_are_isolated(campaign: Campaign) -> None:
-    campaign.plan([bad(n) if n in (3, 4, 150) else good(n) for n in range(200)])
+    campaign.plan([rejected_row(n) if n in (3, 4, 150) else good(n) for n in range(200)])
     paid = finish(campaign, isolate=True)
     assert {found["recipient_key"] for found in campaign.ledger.rows("rejected")} == {
         "customer-3",
@@ -275,19 +260,10 @@ def test_exactly_the_offending_rows_are_isolated(campaign: Campaign) -> None:
 
 
 def test_isolating_resumes_where_a_killed_attempt_stopped(campaign: Campaign) -> None:
-    campaign.plan([bad(n) if n == 3 else good(n) for n in range(8)])
+    campaign.plan([rejected_row(n) if n == 3 else good(n) for n in range(8)])
     for number in range(1, 12):
         with contextlib.suppress(MemoryError):
-            asyncio.run(
-                pay(
-                    campaign.ledger,
-                    owner="run",
-                    client=DyingClient(campaign, number),
-                    clock=campaign.clock,
-                    isolate_rejections=True,
-                    concurrency=1,
-                )
-            )
+            campaign.pay(client=DyingClient(campaign, number), isolate=True, concurrency=1)
     assert len(campaign.engine.order_posts) > 2, "no attempt came as far as to split"
     finish(campaign, isolate=True)
     assert campaign.paid() == once(0, 1, 2, 4, 5, 6, 7)
@@ -300,6 +276,7 @@ class DyingClient:
     def __init__(self, campaign: Campaign, number: int) -> None:
         self.real = campaign.client
         self.get_order, self.list_orders = self.real.get_order, self.real.list_orders
+        self.reserve_turn = self.real.reserve_turn
         self.left = number
 
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
@@ -315,7 +292,7 @@ class DyingClient:
 def test_an_empty_balance_stops_the_attempt_until_a_top_up(campaign: Campaign) -> None:
     campaign.plan(rows(*range(1000)))
     campaign.engine.set_balance("USD", Decimal(4500))
-    paid = asyncio.run(pay(campaign.ledger, owner="run", client=campaign.client, clock=campaign.clock, concurrency=1))
+    paid = campaign.pay(concurrency=1)
     assert paid.placed == 2
     assert [type(error) for error in paid.unplaced] == [OrderHeldBackError]
     assert len(campaign.engine.order_posts) == 3, "orders were sent after one was held back"
@@ -331,7 +308,7 @@ def test_an_empty_balance_stops_the_attempt_until_a_top_up(campaign: Campaign) -
 def test_a_rejected_api_key_stops_the_attempt(campaign: Campaign) -> None:
     campaign.plan(rows(*range(1000)))
     campaign.fault("status", status=401)
-    paid = asyncio.run(pay(campaign.ledger, owner="run", client=campaign.client, clock=campaign.clock, concurrency=1))
+    paid = campaign.pay(concurrency=1)
     assert [type(error) for error in paid.unplaced] == [AccessRejectedError]
     assert (len(campaign.engine.order_posts), campaign.engine.orders()) == (0, [])
     finish(campaign)
@@ -368,7 +345,7 @@ def test_a_rejection_frees_rows_only_when_an_earlier_order_must_be_in_the_list(c
 def test_an_earlier_request_that_arrives_meanwhile_is_found(campaign: Campaign) -> None:
     campaign.plan(rows(1))
     late = LateClient(campaign)
-    asyncio.run(pay(campaign.ledger, owner="run", client=late, clock=campaign.clock))
+    campaign.pay(client=late)
     campaign.fault("status", status=422, type="validation_error", count=1000)
 
     class Clock:
@@ -376,12 +353,11 @@ def test_an_earlier_request_that_arrives_meanwhile_is_found(campaign: Campaign) 
 
         async def sleep(self, seconds: float) -> None:
             await campaign.clock.sleep(seconds)
-            if seconds == Policy().settling:
+            if seconds >= 30 and campaign.engine.faults:  # the long wait between two searches, with its lease renewed
                 campaign.engine.faults.clear()
                 await late.arrive()
-                await campaign.clock.sleep(60)
 
-    assert asyncio.run(pay(campaign.ledger, owner="run", client=campaign.client, clock=Clock())).placed == 1
+    assert campaign.pay(clock=Clock()).placed == 1
     campaign.settle()
     assert campaign.states() == {"paid": 1}
     assert campaign.paid() == once(1)
@@ -393,6 +369,7 @@ class LateClient:
     def __init__(self, campaign: Campaign) -> None:
         self.real = campaign.client
         self.get_order, self.list_orders = self.real.get_order, self.real.list_orders
+        self.reserve_turn = self.real.reserve_turn
 
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         self.last = (order, idempotency_key, execution_mode)
@@ -448,7 +425,7 @@ def test_a_run_does_not_wait_for_ever_for_a_batch_of_another_run(campaign: Campa
     campaign.plan(rows(1))
     (batch,) = campaign.ledger.batches(BatchState.OPEN)
     campaign.ledger.take(batch.id, "one", campaign.clock.now() + LEASE * 10)  # it takes the batch again and again
-    assert campaign.pay(run="two") == Paid()
+    assert campaign.pay(run="two") == Paid(open=1)
     assert campaign.engine.orders() == []
 
 
@@ -462,9 +439,7 @@ def test_a_run_waits_as_long_for_a_batch_that_another_run_takes_late(campaign: C
             campaign.clock.advance(seconds=400)
             campaign.ledger.take(second.id, "one", campaign.clock.now())
 
-    paid = asyncio.run(
-        pay(campaign.ledger, owner="two", client=campaign.client, clock=campaign.clock, progress=take_long)
-    )
+    paid = campaign.pay(run="two", progress=take_long)
     assert paid.placed == 2
 
 
@@ -482,7 +457,7 @@ class Meanwhile:
     def __init__(self, campaign: Campaign, event: Any, *, when: str) -> None:
         self.real = campaign.client
         self.event, self.when = event, when
-        self.list_orders = self.real.list_orders
+        self.list_orders, self.reserve_turn = self.real.list_orders, self.real.reserve_turn
 
     async def _happen(self, when: str) -> None:
         if self.event is not None and self.when == when:
@@ -505,10 +480,10 @@ def test_a_fenced_attempt_does_no_harm(campaign: Campaign, when: str) -> None:
     campaign.plan(rows(1, 2))
 
     async def overtake() -> None:
-        await pay(campaign.ledger, owner="run", client=campaign.client, clock=campaign.clock)
+        await campaign.paying()
 
     client = Meanwhile(campaign, overtake, when=when)
-    asyncio.run(pay(campaign.ledger, owner="run", client=client, clock=campaign.clock))
+    campaign.pay(client=client)
     campaign.clock.advance(seconds=10)
     campaign.settle()
     assert campaign.paid() == once(1, 2)
@@ -521,7 +496,7 @@ def test_two_attempts_of_one_run_do_not_take_a_batch_from_each_other_for_ever(ca
     client = WaitingClient(campaign)
 
     class Overtaken:
-        list_orders, get_order = client.list_orders, client.get_order
+        list_orders, get_order, reserve_turn = client.list_orders, client.get_order, client.reserve_turn
 
         async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
             assert client.requests < 5, "they take it from each other for ever"
@@ -529,7 +504,7 @@ def test_two_attempts_of_one_run_do_not_take_a_batch_from_each_other_for_ever(ca
             campaign.ledger.take(batch.id, "run", campaign.clock.now())
             return placed
 
-    asyncio.run(pay(campaign.ledger, owner="run", client=Overtaken(), clock=campaign.clock))
+    campaign.pay(client=Overtaken())
     assert client.requests == 1
     finish(campaign)
     assert campaign.paid() == once(1)
@@ -545,10 +520,10 @@ def test_two_runs_settle_the_same_orders(campaign: Campaign) -> None:
         return dict.fromkeys(order_ids, "COMPLETED")
 
     async def be_faster() -> None:
-        await settle(campaign.ledger, client=campaign.client, statuses=statuses, clock=campaign.clock)
+        await campaign.settling(statuses=statuses)
 
     client = Meanwhile(campaign, be_faster, when="before GET")
-    assert asyncio.run(settle(campaign.ledger, client=client, statuses=statuses, clock=campaign.clock)) == []
+    assert campaign.settle(client=client, statuses=statuses) == []
     assert campaign.states() == {"paid": 2}
 
 
@@ -574,8 +549,7 @@ def test_an_order_that_is_final_only_in_the_list_is_settled_later(campaign: Camp
     async def ahead(order_ids: Sequence[str]) -> Mapping[str, str]:
         return dict.fromkeys(order_ids, listed)
 
-    look = settle(campaign.ledger, client=campaign.client, statuses=ahead, clock=campaign.clock)
-    assert asyncio.run(look) == [batch.order_id]
+    assert campaign.settle(statuses=ahead) == [batch.order_id]
     assert campaign.states() == {"sent": 1}
     campaign.clock.advance(seconds=10)
     assert campaign.settle() == []

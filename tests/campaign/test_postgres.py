@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from airflow_provider_runa.api.models import NewOrder, Order
-from airflow_provider_runa.campaign.pay import pay
 from airflow_provider_runa.campaign.tables import BatchState, open_engine
-from tests.campaign.world import Campaign, row
+from tests.campaign.world import Campaign, rejected_row, row
 from tests.placement.judge import EngineClient
 
 RUNS = 4
@@ -25,6 +24,7 @@ class Unhurried:
     def __init__(self, campaign: Campaign) -> None:
         self.real = EngineClient(campaign.engine, campaign.clock)
         self.get_order, self.list_orders = self.real.get_order, self.real.list_orders
+        self.reserve_turn = self.real.reserve_turn
 
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         await asyncio.sleep(0.01)
@@ -50,15 +50,15 @@ def at_once(work: Callable[[int], None]) -> None:
 def test_runs_at_once_pay_each_recipient_once(postgres: str, same_run: bool) -> None:
     """Runs of their own share the batches out; attempts of one run overtake each other, and are fenced."""
     judge = Campaign(open_engine(postgres))
-    rows = [row(number, product="AMZ-US", amount=501 if number == 7 else 10) for number in range(RECIPIENTS)]
+    rows = [rejected_row(7) if number == 7 else row(number, product="AMZ-US") for number in range(RECIPIENTS)]
 
     def work(number: int) -> None:
         mine = Campaign(open_engine(postgres))
         mine.clock, mine.engine, mine.client = judge.clock, judge.engine, EngineClient(judge.engine, judge.clock)
         run = "run" if same_run else f"run-{number}"
         mine.plan(rows[number * 100 :], run=run)
-        asyncio.run(pay(mine.ledger, owner=run, client=Unhurried(judge), clock=judge.clock, isolate_rejections=True))
-        mine.settle()
+        mine.pay(run=run, client=Unhurried(judge), isolate=True, offload=asyncio.to_thread)
+        mine.settle(offload=asyncio.to_thread)
         mine.database.dispose()
 
     at_once(work)

@@ -13,10 +13,8 @@ import sqlalchemy as sa
 
 from airflow_provider_runa.api.errors import RunaApiError
 from airflow_provider_runa.api.models import NewOrder, Order
-from airflow_provider_runa.campaign import settle as settle_module
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
 from airflow_provider_runa.campaign.ledger import Ledger
-from airflow_provider_runa.campaign.pay import pay
 from airflow_provider_runa.campaign.reconcile import Reconciliation, reconcile
 from airflow_provider_runa.campaign.tables import BatchState, campaigns
 from airflow_provider_runa.placement.identity import OrderIdentity
@@ -72,8 +70,22 @@ def edit_items(campaign: Campaign, change: Any) -> None:
         database.execute("UPDATE orders SET items = ? WHERE seq = ?", (json.dumps(changed), seq))
 
 
+def item_of(items: list[dict[str, Any]], number: int) -> dict[str, Any]:
+    """Return the first item of a recipient: their sequence is that of the digests."""
+    return next(
+        item for item in items if item["distribution_method"]["email_address"] == f"customer-{number}@example.com"
+    )
+
+
 def order_of(campaign: Campaign, state: BatchState = BatchState.COMPLETED) -> str:
     (batch,) = campaign.ledger.batches(state)
+    assert batch.order_id
+    return batch.order_id
+
+
+def placed_order(campaign: Campaign) -> str:
+    """Return the id of the only order, settled or not."""
+    (batch,) = campaign.ledger.batches(BatchState.PLACED) + campaign.ledger.batches(BatchState.COMPLETED)
     assert batch.order_id
     return batch.order_id
 
@@ -286,57 +298,41 @@ def test_an_item_that_is_not_in_its_order() -> None:
 # -- amounts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_an_amount_of_the_ledger_that_differs(settled: bool) -> None:
+@pytest.fixture(params=[True, False], ids=["settled", "placed"])
+def two_rows(request: pytest.FixtureRequest) -> Campaign:
+    """A campaign of two rows, 10 and 20 USD, in one order that Runa has completed; the ledger knows that, or not."""
     campaign = Campaign()
     campaign.plan([row(1, amount=10), row(2, amount=20)])
     campaign.pay()
     campaign.clock.advance(seconds=5)
-    if settled:
+    if request.param:
         campaign.settle()
-    order_id = order_of(campaign, BatchState.COMPLETED if settled else BatchState.PLACED)
-    sql(campaign, "UPDATE runa_ledger SET amount = '25.00' WHERE recipient_key = 'customer-2'")
-    assert found(campaign) == [("amount_differs", "customer-2", order_id)]
+    return campaign
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_amounts_that_are_swapped(settled: bool) -> None:
-    campaign = Campaign()
-    campaign.plan([row(1, amount=10), row(2, amount=20)])
-    campaign.pay()
-    campaign.clock.advance(seconds=5)
-    if settled:
-        campaign.settle()
-    sql(campaign, "UPDATE runa_ledger SET amount = 30 - amount")
-    assert [key for _, key, _ in found(campaign)] == ["customer-1", "customer-2"]
+def test_an_amount_of_the_ledger_that_differs(two_rows: Campaign) -> None:
+    order_id = placed_order(two_rows)
+    sql(two_rows, "UPDATE runa_ledger SET amount = '25.00' WHERE recipient_key = 'customer-2'")
+    assert found(two_rows) == [("amount_differs", "customer-2", order_id)]
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_an_amount_of_runa_that_differs(settled: bool) -> None:
-    campaign = Campaign()
-    campaign.plan([row(1, amount=10), row(2, amount=20)])
-    campaign.pay()
-    campaign.clock.advance(seconds=5)
-    if settled:
-        campaign.settle()
-    edit_items(campaign, lambda items: items[1].update(face_value="25.00"))
-    order_id = order_of(campaign, BatchState.COMPLETED if settled else BatchState.PLACED)
-    assert found(campaign) == [("amount_differs", "customer-2", order_id)]
+def test_amounts_that_are_swapped(two_rows: Campaign) -> None:
+    sql(two_rows, "UPDATE runa_ledger SET amount = 30 - amount")
+    assert [key for _, key, _ in found(two_rows)] == ["customer-1", "customer-2"]
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_an_item_too_many_and_an_item_too_few(settled: bool) -> None:
-    campaign = Campaign()
-    campaign.plan([row(1, amount=10), row(2, amount=20)])
-    campaign.pay()
-    campaign.clock.advance(seconds=5)
-    if settled:
-        campaign.settle()
-    order_id = order_of(campaign, BatchState.COMPLETED if settled else BatchState.PLACED)
-    edit_items(campaign, lambda items: items.append(items[0] | {"id": "I-MORE"}))
-    assert found(campaign) == [("unknown_to_ledger", None, order_id)]
-    edit_items(campaign, lambda items: items.__delitem__(slice(1, 3)))
-    assert found(campaign) == [("unknown_to_runa", "customer-2", order_id)]
+def test_an_amount_of_runa_that_differs(two_rows: Campaign) -> None:
+    edit_items(two_rows, lambda items: item_of(items, 2).update(face_value="25.00"))
+    order_id = placed_order(two_rows)
+    assert found(two_rows) == [("amount_differs", "customer-2", order_id)]
+
+
+def test_an_item_too_many_and_an_item_too_few(two_rows: Campaign) -> None:
+    order_id = placed_order(two_rows)
+    edit_items(two_rows, lambda items: items.append(item_of(items, 1) | {"id": "I-MORE"}))
+    assert found(two_rows) == [("unknown_to_ledger", None, order_id)]
+    edit_items(two_rows, lambda items: items.__setitem__(slice(None), [item_of(items, 1)]))
+    assert found(two_rows) == [("unknown_to_runa", "customer-2", order_id)]
 
 
 def test_a_currency_that_differs() -> None:
@@ -435,7 +431,7 @@ def test_an_order_that_is_placed_while_it_looks_is_no_difference() -> None:
         get_order = campaign.client.get_order
 
         async def list_orders(self) -> AsyncIterator[Order]:
-            await pay(campaign.ledger, owner="run", client=campaign.client, clock=campaign.clock)
+            await campaign.paying()
             campaign.clock.advance(seconds=5)
             async for order in campaign.client.list_orders():
                 yield order
@@ -459,7 +455,7 @@ def test_an_order_that_is_settled_while_it_looks_is_no_difference() -> None:
             async def statuses(order_ids: Sequence[str]) -> Mapping[str, str]:
                 return dict.fromkeys(order_ids, "COMPLETED")
 
-            await settle_module.settle(campaign.ledger, client=campaign.client, statuses=statuses, clock=campaign.clock)
+            await campaign.settling(statuses=statuses)
             return await campaign.client.get_order(order_id)
 
     result = asyncio.run(reconcile(campaign.database, BASE_URL, client=Meanwhile(), campaign="spring"))

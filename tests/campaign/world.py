@@ -28,6 +28,11 @@ def row(number: int, *, amount: Any = 10, **fields: Any) -> dict[str, Any]:
     return {"recipient_key": key, "face_value": amount, "email_address": f"{key}@example.com"} | fields
 
 
+def rejected_row(number: int) -> dict[str, Any]:
+    """Return a row that a plan accepts and Runa rejects: its product is no payment, which RECIPIENT is for."""
+    return row(number, product="AMZ-US", recipient_reference=f"reference-{number}")
+
+
 async def directly(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Do what blocks on the event loop itself, so that a schedule replays and a database in memory is the same one."""
     return work(*args, **kwargs)
@@ -63,30 +68,33 @@ class Campaign:
     def catch_up(self, **options: Any) -> Absorbed:
         return asyncio.run(catch_up(self.ledger, client=self.client, clock=self.clock, **options))
 
-    def pay(self, *, run: str = "run", isolate: bool = False) -> Paid:
+    def pay(self, **options: Any) -> Paid:
         """Pay all open batches."""
-        return asyncio.run(
-            pay(
-                self.ledger,
-                batches=self.ledger.batches(BatchState.OPEN),
-                owner=run,
-                client=self.client,
-                clock=self.clock,
-                isolate_rejections=isolate,
-                offload=directly,
-            )
+        return asyncio.run(self.paying(**options))
+
+    async def paying(
+        self, *, run: str = "run", isolate: bool = False, client: Any = None, clock: Any = None, **options: Any
+    ) -> Paid:
+        given: dict[str, Any] = {"batches": self.ledger.batches(BatchState.OPEN), "offload": directly} | options
+        return await pay(
+            self.ledger,
+            owner=run,
+            client=client or self.client,
+            clock=clock or self.clock,
+            isolate_rejections=isolate,
+            **given,
         )
 
-    def settle(self, *, keep_links: bool = False) -> list[str]:
-        return asyncio.run(
-            settle(
-                self.ledger,
-                client=self.client,
-                statuses=self._statuses,
-                clock=self.clock,
-                keep_links=keep_links,
-                offload=directly,
-            )
+    def settle(self, **options: Any) -> list[str]:
+        return asyncio.run(self.settling(**options))
+
+    async def settling(self, *, client: Any = None, statuses: Any = None, **options: Any) -> list[str]:
+        return await settle(
+            self.ledger,
+            client=client or self.client,
+            statuses=statuses or self._statuses,
+            clock=self.clock,
+            **{"offload": directly} | options,
         )
 
     async def _statuses(self, order_ids: Sequence[str]) -> Mapping[str, str]:

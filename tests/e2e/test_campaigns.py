@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -66,7 +67,8 @@ def test_a_plan_that_a_person_rejects_is_withdrawn(airflow: AirflowStack, sandbo
     before = sandbox.stats()["payouts"]
     run_id = airflow.trigger(dag_id)
     asked = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
-    wait_until(lambda: airflow.api("GET", asked), 60, "the approval is asked for", lambda: airflow.explain(dag_id, run_id))
+    explain = functools.partial(airflow.explain, dag_id, run_id)
+    wait_until(lambda: airflow.api("GET", asked), 60, "the approval is asked for", explain)
     time.sleep(8)  # as above
     airflow.api("PATCH", asked, {"chosen_options": ["Reject"], "params_input": {}})
     assert airflow.wait_for_run(dag_id, run_id) == "success", airflow.explain(dag_id, run_id)

@@ -34,7 +34,7 @@ def test_the_path_of_sqlite_is_its_host_or_schema(connect: Any, field: str) -> N
 def test_a_postgresql_connection_becomes_a_url(connect: Any, conn_type: str) -> None:
     values = {"host": "db.example", "port": 5433, "schema": "rewards", "login": "runa", "password": "p@ss/word:7311"}
     url = connect(conn_type=conn_type, **values).get_url()
-    assert (url.drivername, url.host, url.port, url.database) == ("postgresql", "db.example", 5433, "rewards")
+    assert (url.get_backend_name(), url.host, url.port, url.database) == ("postgresql", "db.example", 5433, "rewards")
     assert (url.username, url.password) == ("runa", "p@ss/word:7311")
     assert "7311" not in str(url)
     assert sa.make_url(url.render_as_string(hide_password=False)) == url

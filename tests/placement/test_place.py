@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from airflow_provider_runa.api.errors import RunaUnreachableError
+from airflow_provider_runa.api.models import Order
 from airflow_provider_runa.placement.errors import (
     AccessRejectedError,
     OrderFailedError,
@@ -17,6 +20,7 @@ from airflow_provider_runa.placement.errors import (
     PaymentChangedError,
     PlacementError,
     RecordUnavailableError,
+    RunaOutOfReachError,
     StatusUnreadableError,
     WrongAccountError,
 )
@@ -44,6 +48,39 @@ def test_a_lost_answer_leaves_one_order(record: bool, order_key: str | None, fau
     world.fault(fault)
     placement = world.attempt()
     assert world.paying() == [placement.order.id]
+
+
+@BOTH
+def test_an_attempt_without_any_connection_says_that_nothing_was_sent(record: bool) -> None:
+    world = World(record=record)
+
+    async def nobody_listens(*_: Any, **__: Any) -> Order:
+        raise RunaUnreachableError("POST /order: no connection (ConnectError: refused)")
+
+    world.client.create_order = nobody_listens  # type: ignore[method-assign]
+    with pytest.raises(RunaOutOfReachError, match=r"Nothing was sent in this attempt: .*no earlier request is known"):
+        world.attempt()
+    del world.client.create_order  # type: ignore[attr-defined]
+    placement = world.attempt()
+    assert world.paying() == [placement.order.id]
+
+
+@BOTH
+def test_a_connection_that_is_lost_after_a_request_leaves_the_outcome_unknown(record: bool) -> None:
+    world = World(record=record)
+    send, calls = world.client.create_order, []
+
+    async def once(*args: Any, **options: Any) -> Order:
+        calls.append(options)
+        if len(calls) > 1:
+            raise RunaUnreachableError("POST /order: no connection (ConnectError: refused)")
+        return await send(*args, **options)
+
+    world.fault("drop_after")
+    world.fault("drop_before", count=1000, method="GET")
+    world.client.create_order = once  # type: ignore[method-assign]
+    with pytest.raises(OutcomeUnknownError):
+        world.attempt()
 
 
 @BOTH

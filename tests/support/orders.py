@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from airflow_provider_runa.api.client import AsyncRunaClient
 from airflow_provider_runa.api.models import NewOrder
@@ -32,7 +33,7 @@ def start_patient_sandbox() -> Iterator[RunningSandbox]:
         yield running
 
 
-def client_of(runa: RunningSandbox, **options: object) -> AsyncRunaClient:
+def client_of(runa: RunningSandbox, **options: Any) -> AsyncRunaClient:
     """Return a client that sends orders as fast as it can."""
     return AsyncRunaClient(runa.api_key, base_url=runa.url, orders_per_minute=1_000_000, **options)
 

@@ -2,8 +2,8 @@
 
 ``python -m tests.support.pod order 1`` runs the first attempt of an order, ``campaign 2`` the second one of a campaign.
 Everything is imported first, because Airflow writes into its home when it is imported. Then whatever would change a
-file or a folder is refused, and told in a line of its own on standard output; the first of these lines prove that it is
-refused. The last line of an attempt that ends is what the task returns.
+file or a folder is rejected, and reported in a line on standard output; the first of these lines prove that it is
+rejected. The last line of an attempt that ends is what the task returns.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ def start_postgres(programs: Path) -> Iterator[str]:
             shutil.chown(folder, user)
         data = folder / "data"
         initdb = [
-            programs / "initdb",
+            str(programs / "initdb"),
             "-D",
-            data,
+            str(data),
             "-U",
             "tests",
             "-A",

@@ -50,7 +50,7 @@ class Held:
             raise TimeoutError(f"the request to hold did not arrive within {timeout:.0f} s")
 
     def release(self, *, wait: bool = True) -> None:
-        """Let it go on, even if whoever sent it is gone.
+        """Let it continue, even if its sender has closed the connection.
 
         :param wait: until it is through.
         """
@@ -157,7 +157,7 @@ class FaultProxy:
             return sum(counter.hits(request) for request in self.requests)
 
     def forget(self) -> None:
-        """Forget rules and requests, and let go of whoever still waits."""
+        """Forget rules and requests, and release every request that is held."""
         with self._lock:
             rules, self._rules, self.requests = self._rules, [], []
             silence_ends, self._silence_ends = self._silence_ends, threading.Event()

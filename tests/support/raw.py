@@ -1,4 +1,4 @@
-"""A TCP server that says what it is told, byte for byte, for answers that no web server would give."""
+"""A TCP server that sends given bytes, for answers that no web server would give."""
 
 from __future__ import annotations
 

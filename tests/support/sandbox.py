@@ -1,4 +1,4 @@
-"""A sandbox in a process of its own, for tests over real sockets."""
+"""A sandbox in a separate process, for tests over real sockets."""
 
 from __future__ import annotations
 
@@ -76,11 +76,13 @@ class RunningSandbox:
 
     def stats(self) -> dict[str, Any]:
         """Return counts of orders, payouts and requests."""
-        return self._control("GET", "stats")
+        counts: dict[str, Any] = self._control("GET", "stats")
+        return counts
 
     def orders(self) -> list[dict[str, Any]]:
         """Return the orders, without recipients and links."""
-        return self._control("GET", "orders")
+        orders: list[dict[str, Any]] = self._control("GET", "orders")
+        return orders
 
     def balance(self, currency: str, balance: str) -> None:
         """Set a balance."""
@@ -104,7 +106,7 @@ def start_sandbox(*options: str, python: str = sys.executable, cwd: Path | None 
     :param cwd: where it runs, which is the first place that the package is looked for. Default: here.
     """
     command = [python, "-m", "airflow_provider_runa.sandbox", "--port", "0", *options]
-    # In a session of its own, so that Ctrl-C reaches it by way of this block's end and not in the middle of something.
+    # In a new session, so that Ctrl-C ends it at the end of this block and not in the middle of something.
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -126,4 +128,5 @@ def start_sandbox(*options: str, python: str = sys.executable, cwd: Path | None 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
-        process.stdout.close()
+        if process.stdout is not None:
+            process.stdout.close()

@@ -8,17 +8,21 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jinja2
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 from airflow.providers.postgres.hooks import postgres as postgres_hooks
 from sqlalchemy.engine import make_url
 
+from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.transfers import sql_to_runa
 from airflow_provider_runa.transfers.sql_to_runa import SqlToRunaOperator
+from tests.campaign.test_rows import frames_of
 from tests.campaign.world import DEFAULTS
-from tests.support.airflow import SharedClock, task_context
+from tests.support.airflow import SharedClock, redact, reset_secrets_masker, stored_fields, task_context
 from tests.support.sandbox import RunningSandbox
 
 COLUMNS = {"recipient_key": "customer", "face_value": "reward", "email_address": "email"}
@@ -95,7 +99,21 @@ def test_rows_are_fetched_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
         ({"sql": QUERY.replace("customer, ", "NULL AS customer, ")}, "recipient_key: is missing"),
         ({"sql": QUERY.replace("reward, ", "NULL AS reward, ")}, r"rows\[0\]: face_value"),
         ({"columns": None}, "has no use for the field"),
-        ({"sql": QUERY.replace("email,", "NULL AS email,")}, r"rows\[0\]: distribution_method"),
+        ({"sql": QUERY.replace("email,", "NULL AS email,")}, r"rows\[0\]: email_address: is missing"),
+        (
+            {
+                "sql": QUERY.replace("reward, ", "NULL AS reward, "),
+                "defaults": {"product": "AMZ-US", "face_value": 400},
+            },
+            "defaults: face_value has no effect, because every row of the query has its own",
+        ),
+        (
+            {"defaults": {"product": "AMZ-US", "distribution_method": {"type": "PAYOUT_LINK"}}},
+            "defaults: PAYOUT_LINK has no effect, because every row has an address",
+        ),
+        ({"columns": "customer"}, "columns: rendered to text that is not JSON"),
+        ({"columns": ["customer"]}, "columns: must map names of fields to names of columns"),
+        ({"columns": COLUMNS | {"face_value": 1}}, "columns: must map names of fields to names of columns"),
     ],
 )
 def test_a_query_that_does_not_fit_is_rejected(runa: RunningSandbox, values: dict[str, Any], message: str) -> None:
@@ -142,6 +160,108 @@ def test_paying_what_was_planned_runs_no_query(runa: RunningSandbox) -> None:
     assert pay.execute(task_context(task_id="b"))["rows"] == {"paid": 250}
 
 
+def test_rendered_columns_and_parameters_may_be_json(runa: RunningSandbox) -> None:
+    query = QUERY.replace(" ORDER", " WHERE customer < ? ORDER")
+    task = operator(runa, sql=query, columns="{{ columns | tojson }}", parameters="{{ parameters | tojson }}")
+    task.render_template_fields({"columns": COLUMNS, "parameters": [7]}, jinja2.Environment(autoescape=False))  # type: ignore[arg-type, typeddict-unknown-key]
+    assert task.execute(task_context())["rows"] == {"paid": 7}
+
+
+def test_recipients_in_a_query_and_its_parameters_are_not_stored(runa: RunningSandbox) -> None:
+    reset_secrets_masker()
+    query = f"SELECT * FROM ({QUERY}) WHERE email IN ('customer-7@example.com', ?, ?)"
+    parameters = ["{{ one }}", "customer-9@example.com"]
+    task = operator(runa, sql=query, parameters=parameters)
+    task.render_template_fields({"one": "customer-8@example.com"}, jinja2.Environment(autoescape=False))  # type: ignore[arg-type, typeddict-unknown-key]
+    stored = json.dumps(stored_fields(task))
+    assert "FROM winners" in stored
+    assert "customer-" not in stored
+    assert redact("customer-8@example.com") == "***"
+    assert "@example.com" not in repr(vars(task))
+    assert task.execute(task_context())["rows"] == {"paid": 3}
+
+
+def test_a_query_without_recipients_stays_text_for_subclasses() -> None:
+    task = operator(parameters={"day": "{{ day }}"})
+    task.render_template_fields({"day": "2026-10-01"}, jinja2.Environment(autoescape=False))  # type: ignore[arg-type, typeddict-unknown-key]
+    assert (task.sql, task.parameters) == (QUERY, {"day": "2026-10-01"})
+
+
+def test_an_amount_that_the_catalogue_does_not_offer_names_its_row(runa: RunningSandbox) -> None:
+    query = "SELECT customer, CASE customer WHEN 2 THEN 7 ELSE 10 END AS reward, email FROM winners LIMIT 4"
+    with pytest.raises(AirflowFailException) as caught:
+        operator(runa, sql=query, defaults={"product": "CAFE-US"}).execute(task_context())
+    assert "rows[2].face_value: CAFE-US has no face value of 7: " in str(caught.value)
+    assert "rows[1]" not in str(caught.value)
+    assert "POST /order" not in runa.stats()["requests"]
+
+
+class Cursor:
+    """A cursor that returns rows of any kind.
+
+    :param names: the columns.
+    :param rows: the rows.
+    """
+
+    def __init__(self, names: str, *rows: Any) -> None:
+        self.description = [(name,) for name in names.split()]
+        self._rows = list(rows)
+
+    def execute(self, *_: Any) -> None:
+        """Do nothing."""
+
+    def fetchmany(self, size: int) -> list[Any]:
+        fetched, self._rows = self._rows[:size], self._rows[size:]
+        return fetched
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+FIELDS = "recipient_key face_value"
+
+
+@pytest.mark.parametrize(
+    ("names", "values"),
+    [
+        (FIELDS, {"recipient_key": "ada", "face_value": 10}),
+        (FIELDS, {"face_value": 10, "recipient_key": "ada"}),
+        (FIELDS, ("ada", 10)),
+        (FIELDS, ["ada", 10]),
+        (f"note {FIELDS}", {"note": 400, "recipient_key": "ada", "face_value": 10}),
+        (f"note note {FIELDS}", (400, 400, "ada", 10)),
+    ],
+)
+def test_a_cell_is_found_by_the_name_of_its_column(monkeypatch: pytest.MonkeyPatch, names: str, values: Any) -> None:
+    monkeypatch.setattr(sql_to_runa, "_cursor", lambda connection: Cursor(names, values, values))
+    columns = {name: name for name in FIELDS.split()}
+    rows = list(operator(columns=columns).iter_rows(task_context()))  # type: ignore[arg-type]
+    assert rows == [{"recipient_key": "ada", "face_value": 10}] * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"recipient_key": "key-7311", "face_value": 400}, "sql: a row has 2 cells for the 3 columns recipient_key, "),
+        ({"recipient_key": "key-7311", "face_value": 400, "t.note": 10}, "sql: a row has 3 cells for the 3 columns"),
+        (("key-7311", 400), "sql: a row has 2 cells for the 3 columns"),
+        (("key-7311", 400, 10, 10), "sql: a row has 4 cells for the 3 columns"),
+        (SimpleNamespace(recipient_key="key-7311"), "sql: the connection returns rows as SimpleNamespace, not as "),
+    ],
+)
+def test_a_row_that_does_not_fit_the_columns_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, values: Any, problem: str
+) -> None:
+    monkeypatch.setattr(sql_to_runa, "_cursor", lambda connection: Cursor(f"{FIELDS} note", ("ada", 5, 5), values))
+    columns = {name: name for name in FIELDS.split()}
+    with pytest.raises(InvalidOrderError) as caught:
+        list(operator(columns=columns).iter_rows(task_context()))  # type: ignore[arg-type]
+    assert str(caught.value).startswith(problem)
+    shown = frames_of(caught.value)
+    assert shown.startswith("iter_rows: ")
+    assert "7311" not in shown
+
+
 @pytest.fixture
 def warehouse(postgres: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The connection ``source``, to a PostgreSQL server."""
@@ -182,6 +302,32 @@ def test_it_pays_from_postgresql(
     assert summary["rows"] == {"paid": 1001}
     assert summary["amounts"] == {"paid": "10510.50"}
     assert set(runa.stats()["orders_by_recipient"].values()) == {1}
+
+
+@pytest.mark.usefixtures("driver")
+@pytest.mark.parametrize("cursor", [None, "dictcursor", "realdictcursor"])
+def test_a_repeated_column_pays_nobody_another_amount(
+    runa: RunningSandbox, warehouse: dict[str, Any], monkeypatch: pytest.MonkeyPatch, cursor: str | None
+) -> None:
+    if cursor == "realdictcursor" and getattr(postgres_hooks, "USE_PSYCOPG3", False):
+        pytest.skip("psycopg 3 has no such cursor")
+    monkeypatch.setenv("AIRFLOW_CONN_SOURCE", json.dumps(warehouse | {"extra": {"cursor": cursor}}))
+    query = """SELECT 'ada' AS recipient_key, 'x' AS note, 'y' AS note, 10 AS face_value, 400 AS points,
+        'ada@example.com' AS email_address"""
+    columns = {name: name for name in ("recipient_key", "face_value", "email_address")}
+    task = operator(runa, sql=query, columns=columns)
+    if cursor is None or (cursor == "dictcursor" and not getattr(postgres_hooks, "USE_PSYCOPG3", False)):
+        assert task.execute(task_context())["amounts"] == {"paid": "10.00"}, "these rows have every cell"
+    else:
+        with pytest.raises(AirflowFailException, match="sql: a row has 5 cells for the 6 columns recipient_key, note"):
+            task.execute(task_context())
+
+
+@pytest.mark.usefixtures("driver")
+def test_objects_of_the_api_come_from_columns_of_json(runa: RunningSandbox, warehouse: dict[str, Any]) -> None:
+    query = """SELECT 'ada' AS recipient_key, 10 AS face_value, '{"type": "PAYOUT_LINK"}'::jsonb AS distribution_method,
+        '{"type": "SINGLE", "value": "CAFE-US"}' AS products"""
+    assert operator(runa, sql=query, columns=None, defaults=None).execute(task_context())["rows"] == {"paid": 1}
 
 
 @pytest.mark.usefixtures("driver", "warehouse")
