@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
-from airflow_provider_runa.api.client import RunaClient
 from airflow_provider_runa.api.errors import RunaError
 from airflow_provider_runa.decorators.runa import RunaOrderDecoratedOperator
 from airflow_provider_runa.hooks.runa import RunaHook
@@ -174,7 +174,7 @@ def stop_while_sending(world: World) -> None:
     def stop(*_: Any, **__: Any) -> Any:
         raise AirflowTaskTimeout("Timeout")
 
-    world.monkeypatch.setattr(RunaClient, "create_order", stop)
+    world.monkeypatch.setattr(httpx.HTTPTransport, "handle_request", stop)
 
 
 def mistake_an_item(world: World) -> None:
@@ -232,6 +232,7 @@ FAULTS: list[tuple[Callable[[World], None], type[BaseException], str]] = [
     (deny_access, AirflowFailException, errors.AccessRejectedError.__name__),
     (answer_nothing, errors.OutcomeUnknownError, ""),
     (drop, errors.OutcomeUnknownError, ""),
+    (connect(host="http://127.0.0.1:9/v2"), errors.RunaOutOfReachError, ""),
     (hide, errors.InconclusiveSearchError, ""),
     (change, AirflowFailException, errors.PaymentChangedError.__name__),
     (switch_account, AirflowFailException, errors.WrongAccountError.__name__),
