@@ -19,7 +19,7 @@ from airflow_provider_runa.api.models import EstimateRequest, NewOrder
 from airflow_provider_runa.get_provider_info import get_provider_info
 from airflow_provider_runa.hooks.runa import RunaHook
 from tests.support.airflow import redact
-from tests.support.frames import assert_no_secrets
+from tests.support.local_variables import assert_no_secrets
 from tests.support.sandbox import API_KEY, RunningSandbox
 
 ITEM = {

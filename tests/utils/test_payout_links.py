@@ -18,7 +18,7 @@ from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.placement.errors import LinksNotWrittenError, PaymentChangedError
 from airflow_provider_runa.utils.payout_links import COLUMNS, check_links_target, write_payout_links
-from tests.support.frames import assert_no_secrets
+from tests.support.local_variables import assert_no_secrets
 
 
 def link(amount: int) -> dict[str, Any]:
