@@ -280,7 +280,7 @@ def test_no_error_of_an_order_shows_a_secret(
     fault(world)
     with pytest.raises(ending) as caught:
         world.run(kind)
-    # The client removes the frames of httpx from what interrupts a request.
+    # Frames of httpx below an interrupted request are for the client to remove.
     assert_no_secrets(caught.value, SECRETS, foreign=fault is not stop_while_sending)
 
 
