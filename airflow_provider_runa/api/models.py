@@ -2,7 +2,7 @@
 
 Requests are strict: unknown fields, exceeded limits and invalid amounts are rejected before anything is sent. Answers
 are lenient, because Runa may add fields and values at any time. Money is ``Decimal``, payout links are ``SecretStr``,
-and a ``repr`` does not show recipients.
+and a ``repr`` does not show recipients, descriptions and metadata, which the caller may fill with anything.
 """
 
 from __future__ import annotations
@@ -273,14 +273,14 @@ class NewOrder(_RequestModel):
 
     payment_method: PaymentMethod
     items: tuple[NewOrderItem, ...] = Field(min_length=1, max_length=MAX_ITEMS)
-    description: str | None = Field(None, max_length=MAX_DESCRIPTION)
+    description: str | None = Field(None, max_length=MAX_DESCRIPTION, repr=False)
     metadata: (
         dict[
             Annotated[str, StringConstraints(max_length=40)],
             Annotated[str, StringConstraints(max_length=200)],
         ]
         | None
-    ) = Field(None, max_length=MAX_METADATA_PAIRS)
+    ) = Field(None, max_length=MAX_METADATA_PAIRS, repr=False)
 
     @field_validator("items")
     @classmethod
@@ -600,14 +600,14 @@ class Order(_ResponseModel):
     message: str | None = None
     created_at: Moment | None = None
     completed_at: Moment | None = None
-    description: str | None = None
+    description: str | None = Field(None, repr=False)
     payment_method: PlacedPaymentMethod | None = None
     currency: str | None = None
     total_price: Decimal | None = None
     total_discount: Decimal | None = None
     items: tuple[OrderItem, ...] | None = None
     transaction_detail: dict[str, TransactionDetail] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, str] | None = Field(None, repr=False)
 
 
 class EstimatedItem(_ResponseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import httpx
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_runa.api.client import AsyncRunaClient, RunaClient
@@ -42,13 +43,16 @@ def _explain_estimate(error: RunaRequestError, settings: RunaSettings) -> RunaRe
     return type(error)(error.status, error.type, f"{message}({why})", error.help, error.details)
 
 
-def _create(kind: type[C], settings: RunaSettings) -> C:
-    """Create a client.
+def create_client(kind: type[C], settings: RunaSettings) -> C:
+    """Return a client for the settings of a connection.
 
+    :param kind: class of the client.
+    :param settings: the settings.
     :raises RunaConfigurationError: if httpx does not accept the base URL, or a proxy or certificate file that the
         environment sets.
     """
     try:
+        httpx.URL(settings.base_url).host.encode("idna")  # later, it would fail in the middle of a request
         return kind(**settings.client_arguments())
     except Exception as error:
         problem = f"{type(error).__name__}: {redact(str(error))}"
@@ -131,7 +135,7 @@ class RunaHook(BaseHook):
     def get_conn(self) -> RunaClient:
         """Return the client of this hook. It keeps its connections open until :meth:`close` is called."""
         if self._client is None:
-            self._client = _create(RunaClient, self.get_settings())
+            self._client = create_client(RunaClient, self.get_settings())
         return self._client
 
     async def aget_conn(self) -> AsyncRunaClient:
@@ -139,7 +143,7 @@ class RunaHook(BaseHook):
         if self._async_client is None:
             settings = await self.aget_settings()
             if self._async_client is None:  # another coroutine may have created it in the meantime
-                self._async_client = _create(AsyncRunaClient, settings)
+                self._async_client = create_client(AsyncRunaClient, settings)
         return self._async_client
 
     def close(self) -> None:

@@ -371,12 +371,11 @@ def _match(ours: Sequence[_Item], theirs: Sequence[_Item]) -> dict[int, int]:
             matched[left[placed].popleft()] = position
         else:
             others.append(position)
-    fits = {
-        position: [
-            index for item, indexes in left.items() if not item.differences(theirs[position]) for index in indexes
-        ]
-        for position in others
-    }
+    fitting: dict[_Item, list[int]] = {}
+    for placed in {theirs[position] for position in others}:
+        same = [indexes for item, indexes in left.items() if not item.differences(placed)]
+        fitting[placed] = [index for indexes in same for index in indexes]
+    fits = {position: fitting[theirs[position]] for position in others}
     taken: dict[int, int] = {}
     # Those that show more fit fewer.
     for position in sorted(others, key=lambda position: -theirs[position].known_fields):

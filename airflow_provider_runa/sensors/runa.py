@@ -114,8 +114,9 @@ class RunaOrderSensor(WaitingSensor):
         value = self.order_id
         ids = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
         if not ids or not all(map(_may_be_an_id, ids)):
+            wrong = excerpt(value if isinstance(value, str) else ids or value)
             raise InvalidOrderError(
-                f"order_id: must be an order id or a list of order ids, not {excerpt(ids or value)}; check that the "
+                f"order_id: must be an order id or a list of order ids, not {wrong}; check that the "
                 "upstream task pushes it and that it is passed as the task's output"
             )
         return ids

@@ -9,6 +9,7 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 
 from airflow_provider_runa.api.settings import PLAYGROUND, PRODUCTION, RunaConfigurationError, RunaSettings
+from tests.support.local_variables import assert_no_secrets
 
 PRODUCTION_KEY, PLAYGROUND_KEY = "wgpublic.secret-5542", "XXpublic.secret-5542"
 
@@ -120,3 +121,38 @@ def test_invalid_settings_are_rejected(values: dict[str, Any], message: str) -> 
 
 def test_settings_do_not_show_the_key() -> None:
     assert "secret-5542" not in repr(settings())
+
+
+@pytest.mark.parametrize(("extra", "name"), [({}, None), ({"deployment": ""}, None), ({"deployment": None}, None)])
+def test_a_deployment_has_no_name_by_default(extra: dict[str, Any], name: str | None) -> None:
+    assert settings(extra=extra).deployment is name
+
+
+def test_a_deployment_has_a_name_that_the_client_does_not_need() -> None:
+    found = settings(extra={"deployment": "blue-2.eu"})
+    assert found.deployment == "blue-2.eu"
+    assert "deployment" not in found.client_arguments()
+
+
+@pytest.mark.parametrize("name", ["Blue", "blue ", "-blue", "b" * 41, "none", "null", 7, ["blue"], "bl\u00fce", "a\nb"])
+def test_a_deployment_has_one_spelling(name: Any) -> None:
+    """The name is a part of an order's identity: a second spelling would be a second order."""
+    with pytest.raises(RunaConfigurationError, match="deployment must be a name"):
+        settings(extra={"deployment": name})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"password": "zzpublic.secret-5542"},
+        {"host": "https://user:secret-5542@api.example.com"},
+        {"host": "https://secret-5542@"},
+        {"extra": {"timeout": "secret-5542"}},
+        {"extra": {"api_version": "secret-5542"}},
+        {"extra": {"deployment": "Secret-5542"}},
+    ],
+)
+def test_an_error_and_its_frames_show_no_secret(values: dict[str, Any]) -> None:
+    with pytest.raises(RunaConfigurationError) as caught:
+        settings(**values)
+    assert_no_secrets(caught.value, ["ecret-5542"])

@@ -211,3 +211,47 @@ def test_the_rows_that_a_function_yields_are_paid(
     found = operator_of(winners, 3)
     assert "rows" not in found.template_fields
     assert callable(runa_payout_task)
+
+
+def test_after_a_deferral_the_order_is_compared_without_the_function(runa: RunningSandbox) -> None:
+    calls = []
+
+    @task.runa_order(currency="USD", wait_for_completion=True, deferrable=True)
+    def pay() -> list[dict[str, Any]]:
+        calls.append(1)
+        return [item(), item(5)]
+
+    with pytest.raises(TaskDeferred) as caught:
+        operator_of(pay).execute(task_context())
+    kwargs = json.loads(json.dumps(caught.value.kwargs))
+    (order_id,) = caught.value.trigger.order_ids  # type: ignore[union-attr]
+    runa.advance(10)
+    event = {"status": "final", "orders": {order_id: "COMPLETED"}}
+    assert operator_of(pay, runa=runa).execute_complete(task_context(), event, **kwargs) == order_id
+    runa.lies({"kind": "item_missing", "item": 1})
+    with pytest.raises(AirflowFailException, match=r"does not pay what was ordered: items\[1\]"):
+        operator_of(pay, runa=runa).execute_complete(task_context(), event, **kwargs)
+    assert operator_of(pay, runa=runa).execute_complete(task_context(), event) == order_id
+    assert len(calls) == 1
+
+
+def test_the_arguments_of_a_function_do_not_get_into_the_context(runa: RunningSandbox) -> None:
+    """The context is a local variable of many frames, and error trackers send those."""
+
+    @task.runa_order(currency="USD")
+    def pay(person: str, dag_run: Any = None, **rest: Any) -> list[dict[str, Any]]:
+        assert dag_run is rest["ti"] or dag_run.run_after
+        return [item(address=person)]
+
+    context = task_context()
+    operator_of(pay, person=ADDRESS).execute(context)
+    assert ADDRESS not in str(context)
+
+
+def test_names_that_a_function_returns_are_masked(runa: RunningSandbox) -> None:
+    @task.runa_order(currency="USD")
+    def pay() -> dict[str, Any]:
+        return {ADDRESS: 10, "b\n\x1b[31m": 1}
+
+    with pytest.raises(AirflowFailException, match=r"the function returned \*\*\*, b \\x1b\[31m, which is not allowed"):
+        operator_of(pay).execute(task_context())

@@ -14,11 +14,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from airflow_provider_runa.api.errors import RunaNotFoundError
+from airflow_provider_runa.api.errors import RunaConfigurationError, RunaNotFoundError
 from airflow_provider_runa.api.models import EstimateRequest, NewOrder
 from airflow_provider_runa.get_provider_info import get_provider_info
 from airflow_provider_runa.hooks.runa import RunaHook
 from tests.support.airflow import redact
+from tests.support.local_variables import assert_no_secrets
 from tests.support.sandbox import API_KEY, RunningSandbox
 
 ITEM = {
@@ -171,3 +172,25 @@ def test_the_form_of_older_airflow_is_the_same(monkeypatch: pytest.MonkeyPatch) 
     behaviour = {name.replace("-", "_"): value for name, value in connection_type["ui-field-behaviour"].items()}
     assert RunaHook.get_ui_field_behaviour() == behaviour
     assert set(behaviour) == {"hidden_fields", "relabeling", "placeholders"}
+
+
+def test_both_forms_have_the_deployment() -> None:
+    (connection_type,) = get_provider_info()["connection-types"][:1]
+    assert connection_type["conn-fields"]["deployment"]["schema"] == {"type": ["string", "null"], "default": None}
+
+
+@pytest.mark.parametrize("host", ["https://api..example.com/v2", "https://xn--/v2", "https://api.example.com:99999/v2"])
+def test_a_host_that_httpx_does_not_accept_is_a_wrong_connection(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", json.dumps(json.loads(runa.connection) | {"host": host}))
+    with pytest.raises(RunaConfigurationError) as caught:
+        RunaHook().ping()
+    assert_no_secrets(caught.value, [API_KEY], foreign=True)
+
+    async def ping() -> None:
+        await RunaHook().aping()
+
+    with pytest.raises(RunaConfigurationError) as caught:
+        asyncio.run(ping())
+    assert_no_secrets(caught.value, [API_KEY], foreign=True)

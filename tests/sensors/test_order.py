@@ -236,3 +236,49 @@ def test_a_missing_or_unknown_event_fails_loudly(runa: RunningSandbox, event: An
     sensor = RunaOrderSensor(task_id="wait", order_id=place(runa))
     with pytest.raises(ValueError, match="missing or unknown"):
         sensor.execute_complete(context(), event)
+
+
+# -- COMPLETED is not enough ----------------------------------------------------------------------------------------
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("lie", "told"),
+    [
+        ({"kind": "item_payout", "value": "CANCELLED"}, r"1 of 1 payout\(s\) are CANCELLED"),
+        ({"kind": "order_without", "value": "items"}, "it shows no items"),
+        ({"kind": "item_missing"}, "it shows no items"),
+    ],
+)
+def test_a_completed_order_that_is_not_paid_fails_the_task_in_every_mode(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch, mode: str, lie: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setattr("airflow_provider_runa.sensors.runa._PAUSES_BEFORE_MISMATCH", (0.0, 0.0))
+    order_id = place(runa)
+    runa.lies(lie)
+    with pytest.raises(AirflowFailException, match=f"^Order {order_id} is COMPLETED, but does not pay .*: {told}"):
+        wait(mode, order_id, soft_fail=True)
+
+
+@MODES
+def test_items_that_are_shown_late_are_waited_for(runa: RunningSandbox, mode: str) -> None:
+    order_id = place(runa)
+    runa.lies({"kind": "order_without", "value": "items", "count": 1})
+    assert wait(mode, order_id) == [order_id]
+
+
+@pytest.mark.parametrize("status", ["CLAIMED", "EXPIRED"])
+def test_other_states_of_a_payout_complete_the_task(runa: RunningSandbox, status: str) -> None:
+    order_id = place(runa)
+    runa.lies({"kind": "item_payout", "value": status})
+    assert wait("poke", order_id) == [order_id]
+
+
+def test_a_wrong_value_is_not_shown_as_it_is(runa: RunningSandbox) -> None:
+    """An XCom of rewards, say, in place of the ids of their orders."""
+    reward = {"name": "Ada Lovelace", "email_address": "ada-7311@example.com"}
+    with pytest.raises(AirflowFailException, match=r"not \[\{'name', 'email_address'\}\] \(list\)") as caught:
+        wait("poke", [reward])
+    with pytest.raises(AirflowFailException, match=r"not '\*\*\*\\n\\x1b\[31m' \(str\)") as other:
+        wait("poke", "https://payouts.example.com/7311\n\x1b[31m")
+    assert not [text for text in ("7311", "Lovelace") if text in f"{caught.value}{other.value}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.utils.arguments import (
     NOTSET,
+    check_own_task,
     parse_datetime,
     read_amount,
+    read_days,
     read_estimate,
     read_items,
     read_json,
@@ -153,3 +156,23 @@ def test_no_time_stays_none() -> None:
 def test_a_value_that_is_no_time_is_rejected(value: Any) -> None:
     with pytest.raises(InvalidOrderError, match=r"^since: must be a date or a time such as 2026-01-31T12:00Z, not "):
         parse_datetime("since", value)
+
+
+# -- wrong values -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [read_amount, read_days, parse_datetime, to_seconds])
+def test_an_error_shows_no_recipient_and_no_link(read: Any) -> None:
+    for value in ([ITEM], f"{ITEM}", "ada-7311@example.com", "https://payouts.example.com/7311\n"):
+        with pytest.raises(ValueError, match=r"^name: must be .*, not .* \((list|str)\)$") as caught:
+            read("name", value)
+        assert "7311" not in str(caught.value)
+
+
+def test_an_operator_inside_another_task_is_rejected() -> None:
+    context: Any = {"ti": SimpleNamespace(task_id="group.pay")}
+    check_own_task(SimpleNamespace(task_id="group.pay"), context)
+    with pytest.raises(InvalidOrderError, match=r"^task_id: inner runs inside task group.pay.* make each .* a task$"):
+        check_own_task(SimpleNamespace(task_id="inner"), context)
+    with pytest.raises(InvalidOrderError, match=r"a task, or give each a key$"):
+        check_own_task(SimpleNamespace(task_id="inner"), context, or_else="give each a key")

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
-from airflow_provider_runa.utils.masking import Masked, MaskRecipientsMixin, mask_recipients
+from airflow_provider_runa.utils.masking import (
+    MOST_FOR_SUPERVISOR,
+    Masked,
+    MaskRecipientsMixin,
+    excerpt,
+    mask_recipients,
+    printable,
+)
 from tests.support.airflow import redact, reset_secrets_masker
 
 ADDRESS = "ada.lovelace-7311@example.com"
@@ -116,3 +124,77 @@ def test_the_mixin_leaves_missing_items_alone() -> None:
     task = Task(None)
     task._do_render_template_fields(task)
     assert task.items is None
+
+
+# -- texts of others --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "None"),
+        ("lots", "'lots' (str)"),
+        (1.5, "1.5 (float)"),
+        (f"to {ADDRESS}, https://payouts.example.com/7311", "'to ***, ***' (str)"),
+        ("a\n\x1b[31m\u202eb", "'a\\n\\x1b[31m\\u202eb' (str)"),
+        (["O-1", None, 7], "['O-1', None, 7] (list)"),
+        ([ITEM], "[{'face_value', 'distribution_method'}] (list)"),
+        (json.dumps([ITEM]), "\"[{'face_value', 'distribution_method'}]… (str)"),
+        (str([ITEM]), "'[{…' (str)"),
+        ({ADDRESS: 10}, "{'***'} (dict)"),
+        (b"customer-7311", "bytes"),
+        (object(), "object"),
+        ("x" * 500, f"'{'x' * 39}… (str)"),
+        ([[[["customer-7311"]]]], "[[[…]]] (list)"),
+    ],
+)
+def test_an_excerpt_shows_the_type_and_no_recipient(value: Any, shown: str) -> None:
+    text = excerpt(value)
+    assert text == shown
+    assert "7311" not in text
+    assert len(text) < 60
+
+
+def test_a_printable_text_has_no_control_characters() -> None:
+    assert printable("Müller\u00a0\n\r\x1b[31m\u202e\u2066\u200b\u2028") == (
+        "Müller\\xa0\\n\\r\\x1b[31m\\u202e\\u2066\\u200b\\u2028"
+    )
+    assert printable("PROCESSING") == "PROCESSING"
+
+
+# -- many recipients --------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_recipients_are_masked_with_one_pattern() -> None:
+    """One by one they took 14 s: Airflow compiles its pattern anew for each."""
+    began = time.monotonic()
+    mask_recipients([{"email_address": f"person-{number}@example.com"} for number in range(1000)])
+    assert time.monotonic() - began < 5
+    assert redact("to person-0@example.com and person-999@example.com") == "to *** and ***"
+
+
+def test_many_recipients_are_not_sent_to_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would compile its pattern for each of them, and send no heartbeat meanwhile."""
+    sent: list[int] = []
+    monkeypatch.setattr("airflow_provider_runa.utils.masking.mask_secret", lambda secrets: sent.append(len(secrets)))
+    for count in (MOST_FOR_SUPERVISOR, MOST_FOR_SUPERVISOR + 1):
+        mask_recipients([[f"{count}-{number}@example.com" for number in range(count)]])
+    assert sent == [MOST_FOR_SUPERVISOR]
+    assert redact(f"to {MOST_FOR_SUPERVISOR + 1}-0@example.com") == "to ***"
+
+
+def test_without_airflows_masker_every_recipient_goes_the_public_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def moved() -> Any:
+        raise ImportError
+
+    sent: list[int] = []
+    monkeypatch.setattr("airflow_provider_runa.utils.masking.secrets_masker", moved)
+    monkeypatch.setattr("airflow_provider_runa.utils.masking.mask_secret", lambda secrets: sent.append(len(secrets)))
+    mask_recipients([[f"{number}@example.com" for number in range(MOST_FOR_SUPERVISOR + 1)]])
+    assert sent == [MOST_FOR_SUPERVISOR + 1]
+
+
+def test_a_long_text_without_recipients_takes_no_time() -> None:
+    began = time.monotonic()
+    mask_recipients(["x" * 100_000])
+    assert time.monotonic() - began < 5

@@ -18,6 +18,7 @@ from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.placement.errors import LinksNotWrittenError, PaymentChangedError
 from airflow_provider_runa.utils.payout_links import COLUMNS, check_links_target, write_payout_links
+from tests.support.local_variables import assert_no_secrets
 
 
 def link(amount: int) -> dict[str, Any]:
@@ -172,4 +173,27 @@ def test_links_of_another_payment_are_not_written(tmp_path: Path) -> None:
     other = NewOrder.build(currency="USD", items=[link(10), EMAIL, link(21)])
     with pytest.raises(PaymentChangedError, match="Order O-1 was placed earlier"):
         write_payout_links(str(tmp_path / "links.csv"), other, placed())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_the_local_scheme_is_private_too(tmp_path: Path) -> None:
+    path = tmp_path / "links.jsonl"
+    check_links_target(f"local://{path}", WANTED)
+    write_payout_links(f"local://{path}", WANTED, placed())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_stopped_write_shows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``execution_timeout`` raises an exception that is none of ``Exception``."""
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(fileno: int) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(Stopped) as caught:
+        write_payout_links(str(tmp_path / "links.csv"), WANTED, placed())
+    assert_no_secrets(caught.value, ["spend.example"], foreign=True)
     assert list(tmp_path.iterdir()) == []
