@@ -1,4 +1,4 @@
-"""Read and check one row of a campaign, before anything is written or sent: who gets how much of which product."""
+"""Read and check a campaign's name and its rows, before anything is written or sent: who gets how much of what."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from uuid import UUID
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrderItem
+from airflow_provider_runa.placement.identity import MAX_USER_DESCRIPTION
 from airflow_provider_runa.placement.keys import find_invisible, is_missing, to_key
 
 #: Fields that a row may have: the key, three fields as in Runa's API, and short forms of the last two.
@@ -115,6 +116,28 @@ def read_defaults(defaults: Any) -> Defaults:
     if isinstance(found, str):
         raise InvalidOrderError(found)
     return found
+
+
+def read_campaign(campaign: Any) -> str:
+    """Read and check the name of a campaign.
+
+    :param campaign: the name, as it was rendered.
+    :returns: the name as a key; see :func:`~.keys.to_key`.
+    :raises InvalidOrderError: if it is missing, too long or no text, or has an invisible character.
+    """
+    if is_missing(campaign):
+        raise InvalidOrderError("campaign: is missing")
+    if not isinstance(campaign, str):
+        raise InvalidOrderError(
+            f"campaign: must be text, not {type(campaign).__name__}. With render_template_as_native_obj=True, 2026_10 "
+            "becomes the number 202610: begin the name with a letter, as in 'spring-2026_10'"
+        )
+    if problem := find_invisible(campaign):
+        raise InvalidOrderError(f"campaign: {problem}")
+    name = to_key(campaign)
+    if len(name) > MAX_USER_DESCRIPTION:  # it is the description of the orders
+        raise InvalidOrderError(f"campaign: must have at most {MAX_USER_DESCRIPTION} characters, has {len(name)}")
+    return name
 
 
 def check_rows(rows: Any) -> str | None:

@@ -41,7 +41,7 @@ from airflow_provider_runa.campaign.found import Absorbed
 from airflow_provider_runa.campaign.ledger import Ledger, count_and_sum
 from airflow_provider_runa.campaign.pay import Paid, pay
 from airflow_provider_runa.campaign.plan import Limits, PlanReport, choose_planned, plan
-from airflow_provider_runa.campaign.rows import check_rows, find_rendered_key, read_defaults
+from airflow_provider_runa.campaign.rows import check_rows, find_rendered_key, read_campaign, read_defaults
 from airflow_provider_runa.campaign.settle import settle
 from airflow_provider_runa.campaign.tables import BatchState, RowState, campaigns
 from airflow_provider_runa.hooks.ledger import LedgerHook
@@ -50,8 +50,6 @@ from airflow_provider_runa.links.portal import RunaPortalLink
 from airflow_provider_runa.operators._placement_ports import AsyncClock, AsyncOrderClient
 from airflow_provider_runa.operators.runa import INLINE_SECONDS
 from airflow_provider_runa.placement.errors import PlacementError, StatusUnreadableError, WrongAccountError
-from airflow_provider_runa.placement.identity import MAX_USER_DESCRIPTION
-from airflow_provider_runa.placement.keys import find_invisible, is_missing, to_key
 from airflow_provider_runa.placement.place import RECOVERABLE_REJECTIONS, Policy
 from airflow_provider_runa.triggers._events import EventStatus, read_event
 from airflow_provider_runa.triggers.runa import EVENT_STATUSES, RunaOrderTrigger
@@ -373,11 +371,7 @@ class RunaPayoutOperator(BaseOperator):
     def _ledger(self) -> Iterator[Ledger]:
         if self.mode not in MODES:
             raise InvalidOrderError(f"mode: must be one of {', '.join(MODES)}")
-        campaign = self._campaign_name()
-        if len(campaign) > MAX_USER_DESCRIPTION:
-            raise InvalidOrderError(
-                f"campaign: must have at most {MAX_USER_DESCRIPTION} characters, has {len(campaign)}"
-            )
+        campaign = read_campaign(self.campaign)
         self._environment = environment = RunaHook(self.runa_conn_id).get_settings().base_url
         with LedgerHook(self.ledger_conn_id).open() as engine:
             if self.mode == "pay" and campaign not in campaigns(engine, environment):
@@ -386,18 +380,6 @@ class RunaPayoutOperator(BaseOperator):
                     'or plan the campaign first (mode="plan")'
                 )
             yield Ledger(engine, environment, campaign)
-
-    def _campaign_name(self) -> str:
-        if is_missing(self.campaign):
-            raise InvalidOrderError("campaign: is missing")
-        if not isinstance(self.campaign, str):
-            raise InvalidOrderError(
-                f"campaign: must be text, not {type(self.campaign).__name__}. With render_template_as_native_obj=True, "
-                "2026_10 becomes the number 202610: begin the name with a letter, as in 'spring-2026_10'"
-            )
-        if problem := find_invisible(self.campaign):
-            raise InvalidOrderError(f"campaign: {problem}")
-        return to_key(self.campaign)
 
     def _limits(self) -> Limits:
         return Limits(

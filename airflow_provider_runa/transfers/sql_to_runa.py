@@ -88,26 +88,29 @@ class SqlToRunaOperator(RunaPayoutOperator):
             raise InvalidOrderError(
                 f"source_conn_id: connection {self.source_conn_id!r} is not a connection to a database"
             )
-        sql = self.sql.value if isinstance(self.sql, Masked) else self.sql
-        parameters = read_json("parameters", self.parameters)
         with contextlib.closing(hook.get_conn()) as connection, contextlib.closing(_cursor(connection)) as cursor:
-            if parameters is None:
-                cursor.execute(sql)
-            else:
-                cursor.execute(sql, parameters)
+            self._execute(cursor)
             read = None
-            while chunk := cursor.fetchmany(FETCHED):
+            # A traceback may show local variables, of which masked ones show no recipient.
+            while (chunk := Masked(cursor.fetchmany(FETCHED), "rows")).value:
                 read = read or self._reader([column[0] for column in cursor.description])
                 problem = None
-                for values in chunk:
+                for values in chunk.value:
                     row = read(values)
                     if isinstance(row, str):
                         problem = row
                         break
                     yield row
-                del chunk, values, row  # a traceback may show local variables, also of an error of the next fetch
+                del values, row
                 if problem is not None:
                     raise InvalidOrderError(problem)
+
+    def _execute(self, cursor: Any) -> None:
+        sql = self.sql if isinstance(self.sql, Masked) else Masked(self.sql)
+        if self.parameters is None:
+            cursor.execute(sql.value)
+        else:
+            cursor.execute(sql.value, read_json("parameters", self.parameters))
 
     def _reader(self, names: Sequence[str]) -> Callable[[Any], dict[str, Any] | str]:
         """Return a function that returns a row with the fields' names, or why the query's row cannot be read.

@@ -24,6 +24,7 @@ from airflow_provider_runa.campaign.rows import (
     MAX_RECIPIENT_KEY,
     check_rows,
     find_rendered_key,
+    read_campaign,
     read_defaults,
     read_row,
 )
@@ -389,6 +390,30 @@ def test_defaults_are_read_once() -> None:
     assert read_defaults(None) == {}
     row = {"recipient_key": "ada", "email_address": "ada@example.com"}
     assert read_row(row, defaults).item == read_row(row, {"product": "AMZ-US", "face_value": 5}).item
+
+
+@pytest.mark.parametrize(
+    ("campaign", "problem"),
+    [
+        (None, "is missing"),
+        (" N/A ", "is missing"),
+        (float("nan"), "is missing"),
+        (202610, "must be text, not int. With render_template_as_native_obj=True, 2026_10 becomes the number 202610"),
+        (date(2026, 10, 1), "must be text, not date"),
+        (["spring"], "must be text, not list"),
+        ("spring\u2060", "has an invisible character at position 7 (U+2060)"),
+        ("s" * 110, "must have at most 109 characters, has 110"),
+    ],
+)
+def test_a_campaign_that_is_no_name_is_rejected(campaign: Any, problem: str) -> None:
+    with pytest.raises(InvalidOrderError) as caught:
+        read_campaign(campaign)
+    assert str(caught.value).startswith(f"campaign: {problem}")
+
+
+def test_a_campaign_is_one_name_in_all_forms_of_its_characters() -> None:
+    assert read_campaign(" e\u0301te\u0301 ") == read_campaign("\u00e9t\u00e9") == "\u00e9t\u00e9"
+    assert len(read_campaign("e\u0301" * 109)) == 109
 
 
 class Frame:

@@ -262,6 +262,35 @@ def test_a_row_that_does_not_fit_the_columns_is_rejected(
     assert "7311" not in shown
 
 
+def test_a_missing_column_is_reported_where_no_local_variable_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_to_runa, "_cursor", lambda connection: Cursor(FIELDS, ("key-7311", 10)))
+    with pytest.raises(InvalidOrderError, match="columns: the query has no customer, email, reward") as caught:
+        list(operator().iter_rows(task_context()))  # type: ignore[arg-type]
+    assert "iter_rows: " in frames_of(caught.value)
+    assert "7311" not in frames_of(caught.value)
+
+
+def test_an_error_of_a_later_fetch_is_raised_where_no_local_variable_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Cursor):
+        def fetchmany(self, size: int) -> list[Any]:
+            return super().fetchmany(size) or [][1]
+
+    monkeypatch.setattr(sql_to_runa, "_cursor", lambda connection: Broken(FIELDS, ("key-7311", 10)))
+    with pytest.raises(IndexError) as caught:
+        list(operator(columns={name: name for name in FIELDS.split()}).iter_rows(task_context()))  # type: ignore[arg-type]
+    assert "iter_rows: " in frames_of(caught.value)
+    assert "7311" not in frames_of(caught.value)
+
+
+def test_an_error_of_the_query_is_raised_where_no_local_variable_has_it(runa: RunningSandbox) -> None:
+    task = operator(sql="SELECT absent FROM winners WHERE email = ?", parameters=["ada-7311@example.com"])
+    task.render_template_fields({}, jinja2.Environment(autoescape=False))  # type: ignore[arg-type]
+    with pytest.raises(Exception, match="no such column") as caught:
+        list(task.iter_rows(task_context()))  # type: ignore[arg-type]
+    assert "_execute: " in frames_of(caught.value)
+    assert "7311" not in frames_of(caught.value)
+
+
 @pytest.fixture
 def warehouse(postgres: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The connection ``source``, to a PostgreSQL server."""
