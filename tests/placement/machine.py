@@ -125,8 +125,8 @@ class SteppedClient:
             rows = [row async for row in world.client.list_orders()]
             if lies.oldest_first:
                 rows.reverse()
-            for row in rows:
-                yield row.model_copy(update={"description": None}) if lies.hides(row) else row
+            for position, row in enumerate(rows):
+                yield row.model_copy(update={"description": None}) if lies.hides(position) else row
 
     @contextlib.contextmanager
     def _keeping_errors(self) -> Iterator[None]:
@@ -257,9 +257,9 @@ class Lies:
     oldest_first: bool = False
     hidden: str = ""
 
-    def hides(self, row: Order) -> bool:
-        """Return whether a row shows no description."""
-        return self.hidden == "all" or (self.hidden == "some" and ord(row.id[-1]) % 2 == 0)
+    def hides(self, position: int) -> bool:
+        """Return whether the row at a position shows no description."""
+        return self.hidden == "all" or (self.hidden == "some" and position % 2 == 0)
 
 
 @dataclass(frozen=True)
