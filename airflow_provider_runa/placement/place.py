@@ -32,7 +32,8 @@ make the next one wait from the beginning:
 
 - After a search before anything was sent, the record keeps that time until a request is sent.
 - If Runa holds an answer under the key, the record keeps that time for as long as that key is used: requests under it
-  cannot place an order any more.
+  cannot place an order any more. This counts only while Runa remembers all keys of the identity. After that, and for an
+  ``order_key`` that is a day after the first request, a wait is not carried over.
 """
 
 from __future__ import annotations
@@ -202,6 +203,7 @@ async def place(
     :returns: the order, PROCESSING or COMPLETED.
     :raises InvalidOrderError: if the order leaves no room for what is added to it. Nothing was sent.
     :raises PlacementError: if the attempt ends without an order; see ``errors``.
+    :raises OvertakenError: if the record store says that another attempt works on the identity now.
     """
     rng = rng or random.Random()  # noqa: S311 - jitter is no secret
     placer = _Placer(
@@ -219,7 +221,7 @@ async def place(
 
 
 class _OutcomeStillUnknownError(Exception):
-    """The budget is used up and the outcome is still unknown.
+    """The outcome is still unknown, and the budget is used up, or the 5xx may be a stored answer.
 
     :param error: the last answer.
     """
@@ -371,7 +373,7 @@ class _Placer:
         """
         try:
             order = await self._send(generation, marked=marked)
-        except _OutcomeStillUnknownError as unknown:  # 102 and 429, no or a broken answer, 5xx: the budget is used up
+        except _OutcomeStillUnknownError as unknown:  # 102 and 429, no or a broken answer, 5xx
             return await self._after_unknown_outcome(generation, unknown.error, marked=marked)
         except RunaIdempotencyMismatchError as error:  # 400 idempotency_validation_error
             return await self._after_key_mismatch(generation, error, self.policy.settling if quiet is None else quiet)
@@ -444,7 +446,7 @@ class _Placer:
         return generation <= (self.earlier.generation if self.earlier is not None else self._earlier_attempts - 1)
 
     async def _send(self, generation: int, *, marked: bool) -> Order:
-        """Send under a generation's key until the outcome is known or the budget is used up.
+        """Send under a generation's key until the outcome is known, the budget is used up or a 5xx may be stored.
 
         The record is written before the first request, and again before a later one if it is older than
         :data:`INTENT_LIFETIME`: another attempt that has taken over since then must stop this one.
@@ -470,6 +472,7 @@ class _Placer:
                 if not is_outcome_unknown(error):
                     raise
                 pause = pause_before_retry(tries, error, self.rng)
+                # A stored 5xx is repeated for ever, so a retry does not use up the budget before the marked copy.
                 may_be_stored = isinstance(error, RunaServerError) and not marked and self._key_may_be_used(generation)
                 if self.clock.now() + timedelta(seconds=pause) > deadline or (may_be_stored and tries > 1):
                     raise _OutcomeStillUnknownError(error) from None
