@@ -8,6 +8,7 @@ and only with the same key and the same bytes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import random
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 import tenacity
@@ -56,6 +57,10 @@ PAGE_SIZE = 500
 
 M = TypeVar("M", bound=BaseModel)
 
+# Errors that httpx raises only while it opens a connection, TLS and a proxy's CONNECT included. The request is sent
+# after that, so none of it has left this machine.
+_NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+
 
 @functools.cache
 def tls_context() -> ssl.SSLContext:
@@ -71,11 +76,17 @@ class _HttpRequest:
     path: str
     params: tuple[tuple[str, str], ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
-    content: bytes | None = field(default=None, repr=False)
+    #: Returns the body. A function, because the body contains recipients, and error trackers show local variables.
+    content: Callable[[], bytes] | None = None
     #: Whether it waits for its turn in the account's rate limit.
     waits: bool = False
-    #: Texts that must not appear in an error about this request, besides the API key.
-    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+    #: Returns texts that must not appear in an error about this request, besides the API key.
+    secrets: Callable[[], frozenset[str]] = frozenset
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments for httpx."""
+        content = self.content() if self.content is not None else None
+        return {"params": self.params, "headers": self.headers, "content": content}
 
 
 def _get(path: str, *params: tuple[str, str | None]) -> _HttpRequest:
@@ -89,13 +100,11 @@ def _post_order(order: NewOrder, idempotency_key: str, execution_mode: str, *, w
         "X-Idempotency-Key": idempotency_key,
         "X-Execution-Mode": execution_mode,
     }
-    return _HttpRequest(
-        "POST", "/order", headers=headers, content=order.body(), waits=waits, secrets=order.recipients()
-    )
+    return _HttpRequest("POST", "/order", headers=headers, content=order.body, waits=waits, secrets=order.recipients)
 
 
 def _post_estimate(request: EstimateRequest) -> _HttpRequest:
-    return _HttpRequest("POST", "/order/estimate", headers={"Content-Type": "application/json"}, content=request.body())
+    return _HttpRequest("POST", "/order/estimate", headers={"Content-Type": "application/json"}, content=request.body)
 
 
 def _list_products(
@@ -111,32 +120,40 @@ def _list_products(
     )
 
 
-# The functions below delete the body before they raise: a traceback that shows local variables must show neither payout
-# links nor recipients.
+# Error trackers send the local variables of all frames in a traceback. So no frame may hold a body or an answer when an
+# exception leaves it: the functions below delete the body before they raise.
 
 
-def _read(request: _HttpRequest, response: httpx.Response, api_key: SecretStr) -> Any:
-    """Return the body of an answer, parsed as JSON with ``Decimal`` numbers.
-
-    :raises RunaApiError: if the answer is an error.
-    :raises RunaConnectionError: if the answer cannot be read.
-    """
+def _outcome(request: _HttpRequest, response: httpx.Response, api_key: SecretStr) -> Any:
+    """Return the body of an answer, parsed as JSON with ``Decimal`` numbers, or the error that it stands for."""
     try:
         body = json.loads(response.content, parse_float=Decimal)
     except ValueError:
         body = None
     if response.is_success:
         if body is None:
-            raise RunaConnectionError(f"{_name(request)}: the answer {response.status_code} has no JSON body")
+            return RunaConnectionError(f"{_name(request)}: the answer {response.status_code} has no JSON body")
         return body
     if response.is_informational and body is None:
-        raise RunaConnectionError(f"{_name(request)}: the answer {response.status_code} is not final")
+        return RunaConnectionError(f"{_name(request)}: the answer {response.status_code} is not final")
     if response.is_redirect:
-        error = RunaApiError(response.status_code, message="redirects are not followed; check the base URL")
-    else:
-        error = parse_error(response.status_code, body, (api_key.get_secret_value(), *request.secrets))
-    del body
-    raise error
+        return RunaApiError(response.status_code, message="redirects are not followed; check the base URL")
+    return parse_error(response.status_code, body, (api_key.get_secret_value(), *request.secrets()))
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Return an exception without the frames of httpx, which hold the request with the API key and the recipients.
+
+    It may be any exception: a signal, such as Airflow's ``execution_timeout``, interrupts a request anywhere.
+    """
+    error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _address(base_url: str) -> str:
+    """Return the host and port of a base URL."""
+    url = urlsplit(base_url)
+    return url.netloc if url.port else f"{url.netloc}:{443 if url.scheme == 'https' else 80}"
 
 
 def _name(request: _HttpRequest) -> str:
@@ -150,36 +167,45 @@ def _parse_model(model: type[M], request: _HttpRequest, body: Any) -> M:
     except ValidationError as error:
         where = ", ".join(sorted({".".join(map(str, finding["loc"])) for finding in error.errors()})[:5])
     del body
-    raise RunaConnectionError(f"{_name(request)}: the answer has an unexpected form (at: {where})")
+    raise RunaConnectionError(f"{_name(request)}: the answer has an unexpected form (at: {redact(where)})")
 
 
 def _names(request: _HttpRequest, body: Any, field_name: str, inner: str | None = None) -> list[str]:
     """Parse a body that contains a list of names."""
-    try:
+    with contextlib.suppress(KeyError, TypeError):
         return [str(row if inner is None else row[inner]) for row in body[field_name]]
-    except (KeyError, TypeError):
-        raise RunaConnectionError(f"{_name(request)}: the answer has no {field_name}") from None
+    del body
+    raise RunaConnectionError(f"{_name(request)}: the answer has no {field_name}")
 
 
 def _balances(request: _HttpRequest, body: Any) -> list[Balance]:
-    try:
+    with contextlib.suppress(ValidationError):
         return TypeAdapter(list[Balance]).validate_python(body)
-    except ValidationError:
-        raise RunaConnectionError(f"{_name(request)}: the answer is not a list of balances") from None
+    del body
+    raise RunaConnectionError(f"{_name(request)}: the answer is not a list of balances")
 
 
-def _next_cursor(request: _HttpRequest, page: OrderPage | ProductPage, seen: set[str]) -> str | None:
-    """Return the cursor of the next page, ``None`` on the last page.
+class _Pages:
+    """The cursors of a list that is read page by page."""
 
-    :param seen: the cursors so far; the next one is added.
-    :raises RunaConnectionError: if the cursor was seen before: rows that were not read must not count as absent.
-    """
-    cursor = page.pagination.cursors.after if page.pagination else None
-    if cursor in seen:
-        raise RunaConnectionError(f"{_name(request)}: the cursor of the next page was used before")
-    if cursor is not None:
-        seen.add(cursor)
-    return cursor
+    def __init__(self) -> None:
+        #: Cursor of the next page; ``None`` for the first one.
+        self.after: str | None = None
+        self._seen: set[str] = set()
+
+    def advance(self, request: _HttpRequest, page: OrderPage | ProductPage) -> bool:
+        """Go on to the next page; return whether there is one.
+
+        :raises RunaConnectionError: if its cursor was seen before: rows that were not read must not count as absent.
+        """
+        rows = page.items if isinstance(page, OrderPage) else page.catalog
+        self.after = page.pagination.cursors.after
+        if not rows or self.after is None:
+            return False
+        if self.after in self._seen:
+            raise RunaConnectionError(f"{_name(request)}: the cursor of the next page was seen before")
+        self._seen.add(self.after)
+        return True
 
 
 class RateLimiter:
@@ -225,16 +251,23 @@ class _ClientBase:
         self._api_key = SecretStr(api_key)
         self._rate_limiter = RateLimiter(orders_per_minute, monotonic)
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
-        self._http_options: dict[str, Any] = {
-            "base_url": base_url.rstrip("/"),
-            "timeout": timeout,
+        self._base_url = base_url.rstrip("/")
+        self._api_version = api_version
+        self._timeout = timeout
+
+    def _http_options(self) -> dict[str, Any]:
+        """Return the options of httpx's clients. They are not kept, because they contain the API key."""
+        secure = self._base_url.startswith("https")
+        return {
+            "base_url": self._base_url,
+            "timeout": self._timeout,
             "follow_redirects": False,
             # Plain http is allowed to this machine only, so it never goes through a proxy from the environment.
-            "verify": tls_context() if base_url.startswith("https") else False,
-            "trust_env": base_url.startswith("https"),
+            "verify": tls_context() if secure else False,
+            "trust_env": secure,
             "headers": {
-                "X-Api-Key": api_key,
-                "X-Api-Version": api_version,
+                "X-Api-Key": self._api_key.get_secret_value(),
+                "X-Api-Version": self._api_version,
                 "User-Agent": f"airflow-provider-runa/{__version__} httpx/{httpx.__version__}",
                 "Accept": "application/json",
             },
@@ -260,14 +293,14 @@ class _ClientBase:
         error = state.outcome.exception() if state.outcome else None
         return pause_before_retry(state.attempt_number, error, self._rng) if isinstance(error, RunaError) else 0.0
 
-    @staticmethod
-    def _no_answer(request: _HttpRequest, error: httpx.HTTPError | httpx.InvalidURL) -> RunaConnectionError:
+    def _no_answer(self, request: _HttpRequest, error: httpx.HTTPError | httpx.InvalidURL) -> RunaConnectionError:
         # Not chained: httpx's exceptions contain the request, and with it the API key and the recipients.
         reason = type(error).__name__
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            cause = f": {redact(str(error))}" if str(error) else ""
-            return RunaUnreachableError(f"{_name(request)}: no connection ({reason}{cause})")
-        return RunaConnectionError(f"{_name(request)}: no usable answer ({reason})")
+        if not isinstance(error, _NOT_CONNECTED):
+            return RunaConnectionError(f"{_name(request)}: no usable answer ({reason})")
+        # No request was sent yet, so the text contains none of it, but the cause.
+        cause = f": {redact(str(error))}" if str(error) else ""
+        return RunaUnreachableError(f"{_name(request)}: no connection ({reason}{cause})", _address(self._base_url))
 
 
 class RunaClient(_ClientBase):
@@ -296,7 +329,7 @@ class RunaClient(_ClientBase):
         **settings: Any,
     ) -> None:
         super().__init__(api_key, **settings)
-        self._http = httpx.Client(transport=transport, **self._http_options)
+        self._http = httpx.Client(transport=transport, **self._http_options())
         self._sleep = sleep
 
     def close(self) -> None:
@@ -317,16 +350,19 @@ class RunaClient(_ClientBase):
     def _once(self, request: _HttpRequest) -> Any:
         if request.waits and (pause := self._rate_limiter.reserve()) > 0:
             self._sleep(pause)
-        failure: RunaConnectionError
         try:
-            response = self._http.request(
-                request.method, request.path, params=request.params, headers=request.headers, content=request.content
+            outcome = _outcome(
+                request,
+                self._http.request(request.method, request.path, **request.arguments()),
+                self._api_key,
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            failure = self._no_answer(request, error)
-        else:
-            return _read(request, response, self._api_key)
-        raise failure
+            outcome = self._no_answer(request, error)
+        except BaseException as error:
+            raise _without_frames(error)  # noqa: B904 - it is the same exception
+        if isinstance(outcome, RunaError):
+            raise outcome
+        return outcome
 
     def ping(self, *, retry: bool = True) -> None:
         """Check that Runa answers and accepts the API key (``GET /ping``).
@@ -372,14 +408,12 @@ class RunaClient(_ClientBase):
 
     def list_orders(self) -> Iterator[Order]:
         """Iterate over all orders of the account, page by page (``GET /order``)."""
-        after: str | None = None
-        seen: set[str] = set()
-        while True:
-            request = _get("/order", ("limit", str(PAGE_SIZE)), ("after", after))
+        pages, more = _Pages(), True
+        while more:
+            request = _get("/order", ("limit", str(PAGE_SIZE)), ("after", pages.after))
             page = _parse_model(OrderPage, request, self._send(request))
             yield from page.items
-            if not page.items or (after := _next_cursor(request, page, seen)) is None:
-                return
+            more = pages.advance(request, page)
 
     def estimate_order(self, request: EstimateRequest) -> Estimate:
         """Estimate the cost of an order (``POST /order/estimate``).
@@ -411,14 +445,12 @@ class RunaClient(_ClientBase):
         :param countries: only the products redeemable in one of these countries (ISO 3166 alpha-2). Default: all.
         :param categories: only the products in one of these categories. Default: all.
         """
-        after: str | None = None
-        seen: set[str] = set()
-        while True:
-            request = _list_products(is_orderable, countries, categories, after)
+        pages, more = _Pages(), True
+        while more:
+            request = _list_products(is_orderable, countries, categories, pages.after)
             page = _parse_model(ProductPage, request, self._send(request))
             yield from page.catalog
-            if not page.catalog or (after := _next_cursor(request, page, seen)) is None:
-                return
+            more = pages.advance(request, page)
 
     def get_product(self, code: str) -> Product:
         """Fetch a product (``GET /product/{code}``).
@@ -465,7 +497,7 @@ class AsyncRunaClient(_ClientBase):
         **settings: Any,
     ) -> None:
         super().__init__(api_key, **settings)
-        self._http = httpx.AsyncClient(transport=transport, **self._http_options)
+        self._http = httpx.AsyncClient(transport=transport, **self._http_options())
         self._sleep = sleep
 
     async def aclose(self) -> None:
@@ -486,16 +518,19 @@ class AsyncRunaClient(_ClientBase):
     async def _once(self, request: _HttpRequest) -> Any:
         if request.waits and (pause := self._rate_limiter.reserve()) > 0:
             await self._sleep(pause)
-        failure: RunaConnectionError
         try:
-            response = await self._http.request(
-                request.method, request.path, params=request.params, headers=request.headers, content=request.content
+            outcome = _outcome(
+                request,
+                await self._http.request(request.method, request.path, **request.arguments()),
+                self._api_key,
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            failure = self._no_answer(request, error)
-        else:
-            return _read(request, response, self._api_key)
-        raise failure
+            outcome = self._no_answer(request, error)
+        except BaseException as error:
+            raise _without_frames(error)  # noqa: B904 - it is the same exception
+        if isinstance(outcome, RunaError):
+            raise outcome
+        return outcome
 
     async def ping(self, *, retry: bool = True) -> None:
         """Do what :meth:`RunaClient.ping` does."""
@@ -521,15 +556,13 @@ class AsyncRunaClient(_ClientBase):
 
     async def list_orders(self) -> AsyncGenerator[Order, None]:
         """Do what :meth:`RunaClient.list_orders` does."""
-        after: str | None = None
-        seen: set[str] = set()
-        while True:
-            request = _get("/order", ("limit", str(PAGE_SIZE)), ("after", after))
+        pages, more = _Pages(), True
+        while more:
+            request = _get("/order", ("limit", str(PAGE_SIZE)), ("after", pages.after))
             page = _parse_model(OrderPage, request, await self._send(request))
             for order in page.items:
                 yield order
-            if not page.items or (after := _next_cursor(request, page, seen)) is None:
-                return
+            more = pages.advance(request, page)
 
     async def estimate_order(self, request: EstimateRequest) -> Estimate:
         """Do what :meth:`RunaClient.estimate_order` does."""
@@ -550,15 +583,13 @@ class AsyncRunaClient(_ClientBase):
         self, *, is_orderable: bool | None = None, countries: Sequence[str] = (), categories: Sequence[str] = ()
     ) -> AsyncIterator[Product]:
         """Do what :meth:`RunaClient.list_products` does."""
-        after: str | None = None
-        seen: set[str] = set()
-        while True:
-            request = _list_products(is_orderable, countries, categories, after)
+        pages, more = _Pages(), True
+        while more:
+            request = _list_products(is_orderable, countries, categories, pages.after)
             page = _parse_model(ProductPage, request, await self._send(request))
             for product in page.catalog:
                 yield product
-            if not page.catalog or (after := _next_cursor(request, page, seen)) is None:
-                return
+            more = pages.advance(request, page)
 
     async def get_product(self, code: str) -> Product:
         """Do what :meth:`RunaClient.get_product` does."""

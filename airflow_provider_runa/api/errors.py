@@ -44,7 +44,18 @@ class RunaConnectionError(RunaError):
 
 
 class RunaUnreachableError(RunaConnectionError):
-    """No connection was made, so Runa did not get the request."""
+    """No connection to Runa could be opened, so this request was not sent.
+
+    :param text: the message.
+    :param address: host and port that the connection was for.
+    """
+
+    def __init__(self, text: str, address: str) -> None:
+        super().__init__(text)
+        self.address = address
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.__class__, (str(self), self.address)
 
 
 class UnreadableOrdersError(RunaError):

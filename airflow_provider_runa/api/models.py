@@ -700,18 +700,18 @@ class Cursors(_ResponseModel):
 class Pagination(_ResponseModel):
     """The cursors of a page."""
 
-    cursors: Cursors = Cursors.model_construct()
+    cursors: Cursors
 
 
 class OrderPage(_ResponseModel):
-    """A page of the order list. An answer that lacks a part is no page: it must not count as an empty list."""
+    """A page of the order list. Both fields are required: an answer without them must not count as an empty list."""
 
     items: tuple[Order, ...]
     pagination: Pagination
 
 
 class ProductPage(_ResponseModel):
-    """A page of the catalogue."""
+    """A page of the catalogue. Both fields are required, as those of :class:`OrderPage`."""
 
     catalog: tuple[Product, ...]
-    pagination: Pagination | None = None
+    pagination: Pagination

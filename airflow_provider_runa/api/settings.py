@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import SecretStr
 
 from airflow_provider_runa.api.errors import RunaConfigurationError
@@ -28,14 +30,16 @@ _ENVIRONMENTS = {"wg": PRODUCTION, "xx": PLAYGROUND}
 # Scheme -> its default port.
 _PORTS = {"https": 443, "http": 80}
 
+# The path of a base URL, in the one spelling that is accepted: no dot segments, no empty ones, no escapes.
+_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*/?")
+
 
 @dataclass(frozen=True)
 class RunaSettings:
     """The validated settings of a ``runa`` connection.
 
     :param api_key: the API key; never shown.
-    :param base_url: base URL of the API, in one canonical spelling per environment. It is part of every order's
-        identity: two spellings of one environment would place two orders.
+    :param base_url: base URL of the API, in one canonical spelling per host: where requests are sent.
     :param api_version: dated version of the API. Default: ``2024-02-05``.
     :param timeout: how long one request may take, in seconds. Default: 30.
     :param orders_per_minute: the account's limit of order requests per minute. Default: 300.
@@ -98,25 +102,36 @@ class RunaSettings:
             settings = _parse_extra(extra)
             return cls(
                 api_key=api_key.get_secret_value(),
-                base_url=_base_url(host, schema, port, api_key.get_secret_value()[:2].lower()),
+                base_url=_base_url(host, schema, port, _prefix(api_key.get_secret_value())),
                 api_version=_api_version(settings),
                 timeout=_positive(settings, "timeout", float, DEFAULT_TIMEOUT),
                 orders_per_minute=_positive(settings, "orders_per_minute", int, DEFAULT_ORDERS_PER_MINUTE),
                 deployment=_deployment(settings),
             )
         except ValueError as error:
-            problem = f"{source}: {error}"
+            reason = _without_key(str(error), api_key)
         del host, extra  # a mistyped host may contain a password
-        raise RunaConfigurationError(problem)
+        raise RunaConfigurationError(f"{source}: {reason}")
 
     def client_arguments(self) -> dict[str, Any]:
         """Return the arguments for :class:`~.client.RunaClient`."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "deployment"}
 
     @property
+    def identity_environment(self) -> str:
+        """The environment that is part of every order's identity, as a base URL.
+
+        A key of production pays from production wherever its requests are sent, such as to an egress gateway. If the
+        gateway's URL were part of the identity, every order would be placed again once the gateway is used. Any other
+        key is named by where its requests are sent: one key may be used at several sandboxes.
+        """
+        return PRODUCTION if _ENVIRONMENTS.get(_prefix(self.api_key)) == PRODUCTION else self.base_url
+
+    @property
     def environment(self) -> str:
         """``"production"``, ``"playground"``, or the base URL if it is neither."""
-        return {PRODUCTION: "production", PLAYGROUND: "playground"}.get(self.base_url, self.base_url)
+        known = {PRODUCTION: "production", PLAYGROUND: "playground"}
+        return known.get(self.identity_environment, self.base_url)
 
 
 def _check_api_key(api_key: SecretStr) -> SecretStr:
@@ -126,6 +141,20 @@ def _check_api_key(api_key: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
         raise ValueError("the API key contains characters that are not allowed in a key; copy it again.")
     return key
+
+
+def _prefix(api_key: str) -> str:
+    """Return the part of an API key that names its environment."""
+    return api_key[:2].lower()
+
+
+def _without_key(text: str, api_key: SecretStr) -> str:
+    """Return a text without the API key: it may have been entered into the field of the host."""
+    key = api_key.get_secret_value().strip()
+    for secret in (key, key.rpartition(".")[2]):
+        if len(secret) > 3:
+            text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
+    return text
 
 
 def _base_url(host: str | None, schema: str | None, port: int | None, prefix: str) -> str:
@@ -145,15 +174,39 @@ def _normalize_url(host: str, schema: str | None, port: int | None) -> str:
     """Return the base URL of a host: with a scheme and a path, without a default port and a trailing slash."""
     if "://" not in host:
         host = f"{schema or 'https'}://{host}"
-    url = urlsplit(host)
-    name = (url.hostname or "").rstrip(".")
-    if not name or url.scheme not in _PORTS or url.query or url.fragment or "@" in url.netloc:
+    try:
+        url = urlsplit(host)
+        name = _normalize_host(url.hostname or "")
+        port = url.port or port or _PORTS[url.scheme]
+        is_base_url = 0 < port < 2**16 and _PATH.fullmatch(url.path) and not (url.query or url.fragment)
+    except (ValueError, KeyError, httpx.InvalidURL):  # their texts may contain anything that was entered
+        is_base_url = False
+    if not is_base_url or "@" in url.netloc:
         raise ValueError("the host must be a base URL such as https://api.runa.io/v2.")
     if url.scheme == "http" and not _is_loopback(name):
         raise ValueError("http is allowed for this machine only; use https.")
-    port = url.port or port or _PORTS[url.scheme]
     netloc = (f"[{name}]" if ":" in name else name) + (f":{port}" if port != _PORTS[url.scheme] else "")
     return f"{url.scheme}://{netloc}{url.path.rstrip('/') or '/v2'}"
+
+
+def _normalize_host(host: str) -> str:
+    """Return a host in its one spelling: in ASCII and lower case, without a dot at the end.
+
+    The URL's parser, httpx and the resolver accept the same host in other spellings, such as full-width letters or an
+    ideographic full stop. A second spelling must not be a second environment.
+
+    :raises ValueError: if it is neither an IP address nor a name of letters, digits, hyphens and dots.
+    :raises httpx.InvalidURL: if httpx cannot send requests there.
+    """
+    if ":" in host:
+        return str(ipaddress.IPv6Address(host))  # rejects a zone, too
+    host = unicodedata.normalize("NFKC", host).replace("\u3002", ".")
+    name = httpx.URL(f"https://{host}").raw_host.decode().lower().removesuffix(".")
+    if re.fullmatch(r"(0x[0-9a-f]*|[0-9]+)", name.rpartition(".")[2]):
+        return str(ipaddress.IPv4Address(name))  # other spellings, such as 127.1, are rejected
+    if not all(re.fullmatch(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?", label) for label in name.split(".")):
+        raise ValueError("not a host")
+    return name
 
 
 def _check_environment(base_url: str, key_environment: str | None) -> None:

@@ -22,11 +22,11 @@ from airflow_provider_runa.campaign.tables import BatchState
 from airflow_provider_runa.placement.errors import (
     AccessRejectedError,
     KeySpentError,
+    NothingSentError,
     OrderFailedError,
     OrderHeldBackError,
     PlacementError,
     RejectedError,
-    RunaOutOfReachError,
 )
 from airflow_provider_runa.placement.place import Attempt, Policy, place
 from airflow_provider_runa.placement.ports import Clock, OrderClient
@@ -210,7 +210,7 @@ class _Payer:
         self.left.add(batch.id)
         await self.offload(self.ledger.note_error, batch.id, attempt, error.happened)
         self.paid.unplaced.append(error)
-        if isinstance(error, OrderHeldBackError | AccessRejectedError | RunaOutOfReachError):
+        if isinstance(error, OrderHeldBackError | AccessRejectedError | NothingSentError):
             self.halted = self.halted or error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,6 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 from airflow_provider_runa.campaign import digests
 from airflow_provider_runa.campaign.errors import InvalidCampaignError, LedgerVersionError
@@ -204,6 +206,9 @@ found_table = sa.Table(
     sa.Column("placed_at", Moment, nullable=False),
 )
 
+#: How long SQLite waits for another connection, in seconds.
+_SQLITE_TIMEOUT = 60
+
 #: What a row that was not sent does not have.
 UNSENT = dict.fromkeys(("order_reference", "order_id", "item_id", "payout_link", "error", "sent_at", "paid_at"))
 
@@ -241,7 +246,7 @@ def open_engine(url: Any, *, reading: bool = False) -> Engine:
 
 
 def _open_sqlite(url: Any, *, reading: bool) -> Engine:
-    engine = sa.create_engine(url, future=True, hide_parameters=True, connect_args={"timeout": 60})
+    engine = sa.create_engine(url, future=True, hide_parameters=True, connect_args={"timeout": _SQLITE_TIMEOUT})
     if not reading and url.database and "uri" not in url.query and not Path(url.database).exists():
         with contextlib.suppress(OSError):  # connecting says what is wrong
             os.close(os.open(url.database, os.O_CREAT, 0o600))  # the ledger holds recipients, and may hold links
@@ -254,7 +259,7 @@ def _open_sqlite(url: Any, *, reading: bool) -> Engine:
             connection.execute("PRAGMA query_only = ON")
             return
         # What is committed is on the disk when the next request is sent. With WAL that takes one write, not several.
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
 
     @sa.event.listens_for(engine, "begin")
@@ -263,6 +268,17 @@ def _open_sqlite(url: Any, *, reading: bool) -> Engine:
         connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
 
     return engine
+
+
+@retry(
+    retry=retry_if_exception_type(sqlite3.OperationalError),
+    stop=stop_after_delay(_SQLITE_TIMEOUT),
+    wait=wait_random(0.01, 0.1),
+    reraise=True,
+)
+def _use_wal(connection: Any) -> None:
+    # While another connection sets it in a new file, SQLite rejects this at once, whatever the timeout is.
+    connection.execute("PRAGMA journal_mode = WAL")
 
 
 def create(engine: Engine) -> None:

@@ -92,6 +92,24 @@ class AccessRejectedError(PlacementError):
     todo = "Fix the connection (API key, host, API version), then clear the task. It continues with the same order."
 
 
+class SearchRejectedError(AccessRejectedError):
+    """Runa rejected a request that reads the order list, so an earlier order cannot be found."""
+
+    money = "{outcome}: Runa rejected the request for the order list ({answer})."
+
+
+class NothingSentError(PlacementError):
+    """No connection to Runa could be opened, in this attempt or before."""
+
+    retryable = True
+    money = "Nothing was sent: no connection to {address} could be opened ({answer})."
+    next = "The next retry sends the order."
+    todo = (
+        "Check that {address} can be reached from the worker (address, network, proxy); for the sandbox: is "
+        "runa-sandbox running? If no retry is left, clear the task."
+    )
+
+
 class OutcomeUnknownError(PlacementError):
     """No usable answer came in time, and the order list does not show the order."""
 
@@ -101,25 +119,13 @@ class OutcomeUnknownError(PlacementError):
     todo = "If no retry is left, clear the task. To check yourself, search for {reference} in the Runa portal."
 
 
-class RunaOutOfReachError(PlacementError):
-    """No connection to Runa could be made in the whole attempt."""
-
-    retryable = True
-    money = "Nothing was sent in this attempt: Runa cannot be reached ({answer}); {earlier}."
-    next = "The next retry sends the order."
-    todo = (
-        "Check the host of the connection and the network; for the sandbox, check that runa-sandbox is running. If no "
-        "retry is left, clear the task."
-    )
-
-
 class InconclusiveSearchError(PlacementError):
-    """The order list cannot show whether the order exists, because some orders do not show their description yet."""
+    """The order list cannot show whether the order exists, because some orders do not show what they are yet."""
 
     retryable = True
     money = (
         "Unknown whether the order was placed ({reason}): the order list does not show it, but {hidden} order(s) in it "
-        "are still processing and hide their description."
+        "do not show their description yet."
     )
     next = "Nothing more was sent. The next retry searches again."
     todo = "If no retry is left, search for {reference} in the Runa portal, then clear the task."

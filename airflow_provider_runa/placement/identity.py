@@ -56,6 +56,15 @@ def normalize_environment(base_url: str) -> str:
     return f"{parts.scheme.lower()}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
+class _HiddenParts(tuple[str, ...]):
+    """The parts of an identity whose ``repr`` hides them, because an order key may be a recipient's address."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"({len(self)} hidden)"
+
+
 @dataclass(frozen=True)
 class OrderIdentity:
     """What makes two attempts the same order. Build one with :meth:`from_order_key` or :meth:`from_task`.
@@ -71,6 +80,10 @@ class OrderIdentity:
     scope: str
     parts: tuple[str, ...]
     rows: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if self.scope == "order_key":
+            object.__setattr__(self, "parts", _HiddenParts(self.parts))
 
     @classmethod
     def from_order_key(cls, environment: str, order_key: str) -> OrderIdentity:

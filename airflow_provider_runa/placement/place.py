@@ -25,11 +25,19 @@ A 4xx or 5xx may be a stored answer, which Runa repeats for 30 days. Or Runa gav
 the key is still good, and an earlier request may even have placed an order whose answer was lost. The two look alike. A
 **marked copy** shows which one it is: the same order with one more pair of metadata. If Runa holds an answer under the
 key, it rejects the copy as "another body". If it holds none, it places the copy, which is the wanted order.
+
+A search proves that there is no order only if the order would be in the list by now. So it searches again after a
+quiet time. The record keeps since when no order was found, so that an attempt that is killed while it waits does not
+make the next one wait from the beginning:
+
+- After a search before anything was sent, the record keeps that time until a request is sent.
+- If Runa holds an answer under the key, the record keeps that time for as long as that key is used: requests under it
+  cannot place an order any more. This counts only while Runa remembers all keys of the identity. After that, and for an
+  ``order_key`` that is a day after the first request, a wait is not carried over.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import random
@@ -54,11 +62,13 @@ from airflow_provider_runa.api.errors import (
 )
 from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus
 from airflow_provider_runa.api.retry import is_outcome_unknown, pause_before_retry
+from airflow_provider_runa.placement.digest import Digests
 from airflow_provider_runa.placement.errors import (
     AccessRejectedError,
     GenerationsExhaustedError,
     InconclusiveSearchError,
     KeySpentError,
+    NothingSentError,
     OrderFailedError,
     OrderHeldBackError,
     OrderRejectedError,
@@ -66,7 +76,7 @@ from airflow_provider_runa.placement.errors import (
     PaymentChangedError,
     PlacementError,
     RecordUnavailableError,
-    RunaOutOfReachError,
+    SearchRejectedError,
     StatusUnreadableError,
     WrongAccountError,
 )
@@ -87,6 +97,9 @@ DEFAULT_LOOK_BACK = timedelta(days=28)
 
 #: Runa knows no key that is older than this.
 KEY_MEMORY = timedelta(days=31)
+
+#: How far the clocks of two workers may differ without one of them waiting too short for what another one remembered.
+WORKERS_APART = timedelta(minutes=1)
 
 #: How old a record may be when its request is sent.
 INTENT_LIFETIME = timedelta(minutes=1)
@@ -190,6 +203,7 @@ async def place(
     :returns: the order, PROCESSING or COMPLETED.
     :raises InvalidOrderError: if the order leaves no room for what is added to it. Nothing was sent.
     :raises PlacementError: if the attempt ends without an order; see ``errors``.
+    :raises OvertakenError: if the record store says that another attempt works on the identity now.
     """
     rng = rng or random.Random()  # noqa: S311 - jitter is no secret
     placer = _Placer(
@@ -207,7 +221,7 @@ async def place(
 
 
 class _OutcomeStillUnknownError(Exception):
-    """The budget is used up and the outcome is still unknown.
+    """The outcome is still unknown, and the budget is used up, or the 5xx may be a stored answer.
 
     :param error: the last answer.
     """
@@ -222,8 +236,12 @@ class _Placer:
     """One attempt to place an order. The parameters up to ``rng`` are those of :func:`place`.
 
     :param payment: fingerprint of the payment.
+    :param digests: the digests of the payment and its bodies for the record.
     :param started: when this attempt began.
     :param earlier: the record of earlier attempts, as it was when this attempt began.
+    :param latest: the record as it is now, to the knowledge of this attempt.
+    :param sent: whether a request of this attempt may have reached Runa.
+    :param lost: whether a request of this attempt may have reached Runa and got no usable answer.
     :param all_accounted: whether every known request for this identity got a usable answer.
     :param searched_back_to: every search goes back at least to this time. It must find each order whose key Runa still
         knows.
@@ -239,8 +257,12 @@ class _Placer:
     policy: Policy
     rng: random.Random
     payment: str = field(init=False)
+    digests: Digests = field(init=False)
     started: datetime = field(init=False)
     earlier: Record | None = field(init=False, default=None)
+    latest: Record | None = field(init=False, default=None)
+    sent: bool = field(init=False, default=False)
+    lost: bool = field(init=False, default=False)
     all_accounted: bool = field(init=False, default=False)
     searched_back_to: datetime = field(init=False)
 
@@ -252,10 +274,16 @@ class _Placer:
     async def run(self) -> Placement:
         """Resume where the last attempt stopped, then try one generation after the other."""
         self.identity.seal(self.order, LAST_GENERATION, marked=True)  # raises if the order has no room, for any copy
-        self.earlier = await self._load()
-        if self.attempt.exclusive and self.earlier is None:
-            self.attempt = replace(self.attempt, number=1)  # nothing was sent by the attempts before
+        self.earlier = self.latest = await self._load()
+        self.digests = self._digests()
         self.all_accounted = self._is_first and not self.identity.survives_runs
+        try:
+            return await self._advance()
+        except NothingSentError:
+            await self._save_result(replace(self.latest or self._record(0), sent=False, attempt=self.attempt.number))
+            raise
+
+    async def _advance(self) -> Placement:
         reached = await self._resume()
         while not isinstance(reached, Placement):
             if reached > 0 and self.attempt.exclusive:
@@ -267,8 +295,29 @@ class _Placer:
 
     @property
     def _is_first(self) -> bool:
-        """Whether no earlier attempt of this task is known."""
-        return self.earlier is None and self.attempt.number == 1
+        """Whether no earlier attempt of this task can have sent anything."""
+        return self.earlier is None and self._earlier_attempts == 0
+
+    @property
+    def _earlier_attempts(self) -> int:
+        """How many attempts of this task may have sent something without a record of it."""
+        # A record that is never lost, and is missing, proves that nothing was sent.
+        return 0 if self.attempt.exclusive and self.earlier is None else self.attempt.number - 1
+
+    @property
+    def _nothing_was_sent(self) -> bool:
+        """Whether neither this nor an earlier attempt of this task can have sent anything."""
+        record = self.earlier
+        return not self.sent and (self._is_first or (record is not None and not record.sent and self._follows(record)))
+
+    def _follows(self, record: Record) -> bool:
+        """Return whether the last attempt before this one wrote a record. Otherwise it may be an outdated one."""
+        return record.attempt in (self.attempt.number - 1, self.attempt.number)
+
+    @property
+    def _keys_are_remembered(self) -> bool:
+        """Whether Runa still knows every key that was used."""
+        return self.started - self._not_before() <= KEY_LIFETIME
 
     # -- steps: each returns the placement, or the generation to try next -------------------------------------------
 
@@ -280,7 +329,7 @@ class _Placer:
             if placement := await self._resume_order(record, record.order_id):
                 return placement
             generation += 1
-        if self.started - self._not_before() > KEY_LIFETIME:
+        if not self._keys_are_remembered:
             # Runa may have forgotten a key, and would place a second order under it. So search first. If there is no
             # order, begin with the first key: any other attempt that begins now does the same, and uses the same key.
             quiet = 0.0 if self._is_first else self.policy.quiet
@@ -304,14 +353,14 @@ class _Placer:
         if order.status == OrderStatus.FAILED:
             log.warning("Order %s ended FAILED and paid nobody: placing it again as a new order.", order_id)
             return None
-        if record.payment != self.payment:
+        if record.payment != self._digests_of(record).payment:
             changed = differences(self.order, order) if order.items is not None else []
             raise PaymentChangedError(order_id=order_id, fields="; ".join(changed) or "its items or its currency")
-        return self._adopt(order, record.generation, record.body)
+        return self._adopt(order, record.generation, record)
 
     # -- one generation ---------------------------------------------------------------------------------------------
 
-    async def _try(self, generation: int, *, marked: bool = False, quiet: float | None = None) -> Placement | int:
+    async def _try(self, generation: int, *, marked: bool = False) -> Placement | int:
         """Send one generation, and act on what the answer proves.
 
         The branches follow the rows of the table at the head of this file. Only the first row, an accepted order, comes
@@ -319,15 +368,13 @@ class _Placer:
 
         :param generation: the generation.
         :param marked: whether to send a marked copy, which shows whether Runa holds an answer under this key.
-        :param quiet: how long an order that used the key may be missing from the list, in seconds. Default: the
-            policy's settling time, because the stored answer may be a 5xx.
         """
         try:
             order = await self._send(generation, marked=marked)
-        except _OutcomeStillUnknownError as unknown:  # 102 and 429, no or a broken answer, 5xx: the budget is used up
+        except _OutcomeStillUnknownError as unknown:  # 102 and 429, no or a broken answer, 5xx
             return await self._after_unknown_outcome(generation, unknown.error, marked=marked)
         except RunaIdempotencyMismatchError as error:  # 400 idempotency_validation_error
-            return await self._after_key_mismatch(generation, error, self.policy.settling if quiet is None else quiet)
+            return await self._after_key_mismatch(generation, error)
         except RunaApiError as error:
             has_type = error.type is not None
             can_be_first = marked or not self._key_may_be_used(generation)
@@ -351,10 +398,15 @@ class _Placer:
         log.warning("Order %s ended FAILED and paid nobody: placing it again as a new order.", order.id)
         return generation + 1
 
-    async def _after_key_mismatch(self, generation: int, error: RunaError, quiet: float) -> Placement | int:
-        """Find the order that used this key, or prove that there is none and the key is spent."""
+    async def _after_key_mismatch(self, generation: int, error: RunaError) -> Placement | int:
+        """Find the order that used this key, or prove that there is none and the key is spent.
+
+        Nobody knows which answer Runa holds. It may be a 5xx, whose order takes longest to appear in the list.
+        """
         self.searched_back_to = self.started - KEY_MEMORY
-        reached = await self._search(generation + 1, f"its key was used before: {error}", quiet)
+        self.all_accounted = False
+        reason = f"its key was used before: {error}"
+        reached = await self._search(generation + 1, reason, self.policy.settling, held=generation)
         self.all_accounted = self.attempt.exclusive  # a request that is still in flight gets the stored answer
         return reached
 
@@ -368,11 +420,12 @@ class _Placer:
     async def _send_marked_copy(self, generation: int, error: RunaError) -> Placement | int:
         """Send a marked copy, to learn whether a rejection is a stored answer."""
         log.warning("Rejected (%s); sending a marked copy, which shows whether that is a stored answer.", error)
-        return await self._try(generation, marked=True, quiet=self.policy.in_flight)
+        return await self._try(generation, marked=True)
 
     async def _after_rejection(self, error: RunaApiError, *, marked: bool) -> Placement:
         """Raise the rejection of this request, unless an earlier request has placed the order."""
-        self._raise_if_rejected_before_processing(error)
+        if _is_rejected_before_processing(error):
+            raise AccessRejectedError(answer=error, earlier=self._earlier_requests()) from None
         if self.attempt.exclusive and not self.all_accounted:
             # An earlier request whose answer was lost may have placed the order. If Runa rejects the marked copy as
             # well, it does so before it looks at the key. Then no answer shows the order; only the list does.
@@ -392,17 +445,16 @@ class _Placer:
 
         Each attempt uses at most one new generation. So without a record, the number of attempts is the limit.
         """
-        return generation <= (self.earlier.generation if self.earlier is not None else self.attempt.number - 2)
+        return generation <= (self.earlier.generation if self.earlier is not None else self._earlier_attempts - 1)
 
     async def _send(self, generation: int, *, marked: bool) -> Order:
-        """Send under a generation's key until the outcome is known or the budget is used up.
+        """Send under a generation's key until the outcome is known, the budget is used up or a 5xx may be stored.
 
         The record is written before the first request, and again before a later one if it is older than
         :data:`INTENT_LIFETIME`: another attempt that has taken over since then must stop this one.
         """
         sealed = self.identity.seal(self.order, generation, marked=marked)
         written: datetime | None = None
-        was_sent = False
         for tries in itertools.count(1):
             await self._wait_for_turn()
             now = self.clock.now()
@@ -414,23 +466,32 @@ class _Placer:
             if tries == 1:
                 deadline = now + timedelta(seconds=self.policy.budget)
             try:
-                return await self.client.create_order(
+                order = await self.client.create_order(
                     sealed, idempotency_key=record.idempotency_key, execution_mode=self.execution_mode
                 )
             except RunaError as error:
+                self._note_failure(error)
                 if not is_outcome_unknown(error):
                     raise
-                if not isinstance(error, RunaUnreachableError):
-                    was_sent, self.all_accounted = True, False
                 pause = pause_before_retry(tries, error, self.rng)
-                if self.clock.now() + timedelta(seconds=pause) > deadline:
-                    if not was_sent:
-                        raise RunaOutOfReachError(answer=error, earlier=self._earlier_requests()) from None
+                # A stored 5xx is repeated for ever, so a retry does not use up the budget before the marked copy.
+                may_be_stored = isinstance(error, RunaServerError) and not marked and self._key_may_be_used(generation)
+                if self.clock.now() + timedelta(seconds=pause) > deadline or (may_be_stored and tries > 1):
                     raise _OutcomeStillUnknownError(error) from None
-                outcome = "Outcome unknown" if was_sent else "Nothing was sent yet"
-                log.warning("%s (%s): sending again with the same key in %.0f s.", outcome, error, pause)
+                log.warning("Outcome unknown (%s): sending again with the same key in %.0f s.", error, pause)
+            else:
+                self.sent = True
+                return order
             await self.clock.sleep(pause)
         raise AssertionError("unreachable")
+
+    def _note_failure(self, error: RunaError) -> None:
+        """Note what a failed request leaves open. One for which no connection could be opened leaves nothing open."""
+        if not isinstance(error, RunaUnreachableError):
+            self.sent = True
+            if is_outcome_unknown(error):
+                self.lost = True
+                self.all_accounted = False
 
     async def _wait_for_turn(self) -> None:
         """Wait for the account's rate limit."""
@@ -450,41 +511,51 @@ class _Placer:
 
     async def _after_unknown_outcome(self, generation: int, error: RunaError, *, marked: bool) -> Placement | int:
         """Search for the order. If Runa answered with a 5xx, send a marked copy to learn whether the key is spent."""
+        self._raise_if_nothing_was_sent(error)
         result = await self._search_once()
         if result.order is not None:
             return await self._adopt_found(result.order, result.generation)
         if isinstance(error, RunaServerError) and not marked and self._key_may_be_used(generation):
             log.warning("Still answered %s; sending a marked copy, which shows if that is a stored answer.", error)
-            return await self._try(generation, marked=True, quiet=self.policy.settling)
+            return await self._try(generation, marked=True)
         raise OutcomeUnknownError(answer=error, reference=self._search_term())
 
     # -- searching --------------------------------------------------------------------------------------------------
 
-    async def _search(self, following: int, reason: str, quiet: float) -> Placement | int:
+    async def _search(self, following: int, reason: str, quiet: float, *, held: int | None = None) -> Placement | int:
         """Find and adopt the order, or prove that there is none and return the next generation.
 
         :param following: the next generation, unless an order of this or a higher generation ended FAILED.
         :param reason: why to search, for the log and the error.
         :param quiet: how long an existing order may be missing from the list, in seconds.
+        :param held: generation under whose key Runa holds an answer, if the search is for the order of that answer.
         :raises InconclusiveSearchError: if hidden orders remain.
         """
         log.warning("Searching the order list for %s: %s.", self._search_term(), reason)
-        result = await self._search_twice(quiet)
+        result = await self._search_twice(quiet, held=held)
         if result.order is not None:
             return await self._adopt_found(result.order, result.generation)
         if not result.absent:
             raise InconclusiveSearchError(reason=reason, hidden=len(result.hidden), reference=self._search_term())
         return max({following - 1} | result.failed) + 1
 
-    async def _search_twice(self, quiet: float) -> SearchResult:
-        """Search, and if there is no order, search again after a pause.
+    async def _search_twice(self, quiet: float, *, held: int | None = None) -> SearchResult:
+        """Search, and if there is no order, search again when an order in flight must be in the list.
 
         :param quiet: how long an existing order may be missing from the list, in seconds. 0: search once.
+        :param held: see :meth:`_search`.
         """
+        began = self.clock.now()
         result = await self._search_once()
-        if result.absent and quiet > 0:
-            log.warning("Not found; searching again in %.0f s, when an order in flight must be in the list.", quiet)
-            await self.clock.sleep(quiet)
+        if not result.absent or quiet <= 0:
+            return result
+        absent_since = self._absent_since(held)
+        until = (began if absent_since is None else absent_since + WORKERS_APART) + timedelta(seconds=quiet)
+        await self._remember_absence(absent_since or began, held)
+        if began < until:
+            pause = max(0.0, (until - self.clock.now()).total_seconds())
+            log.warning("Not found; searching again in %.0f s, when an order in flight must be in the list.", pause)
+            await self.clock.sleep(pause)
             result = await self._search_once()
         return result
 
@@ -499,14 +570,49 @@ class _Placer:
                 pause=self.policy.search_pause,
             )
         except RunaError as error:
-            self._raise_if_rejected_before_processing(error)
+            self._raise_if_nothing_was_sent(error)
+            if _is_rejected_before_processing(error):
+                outcome = f"Unknown whether an earlier request placed the order (reference {self._search_term()})"
+                if self._nothing_was_sent:
+                    outcome = "Nothing was sent"
+                raise SearchRejectedError(answer=error, outcome=outcome) from None
             raise OutcomeUnknownError(answer=error, reference=self._search_term()) from None
 
-    def _raise_if_rejected_before_processing(self, error: RunaError) -> None:
-        """Raise ``AccessRejectedError`` if Runa rejected a request before processing it."""
-        about_the_order = isinstance(error, ORDER_REJECTIONS) and not isinstance(error, REJECTED_BEFORE_PROCESSING)
-        if isinstance(error, RunaApiError) and not is_outcome_unknown(error) and not about_the_order:
-            raise AccessRejectedError(answer=error, earlier=self._earlier_requests()) from None
+    def _raise_if_nothing_was_sent(self, error: RunaError) -> None:
+        """Raise ``NothingSentError`` if Runa could not be reached, and nothing was sent before either."""
+        if isinstance(error, RunaUnreachableError) and self._nothing_was_sent:
+            raise NothingSentError(address=error.address, answer=error) from None
+
+    def _absent_since(self, held: int | None) -> datetime | None:
+        """Return since when an earlier attempt found no order, if nothing that can place one was sent since then.
+
+        :param held: see :meth:`_search`.
+        """
+        if held is not None:
+            # A fact about Runa, which also an outdated record states rightly while Runa cannot have forgotten the key.
+            record = self.latest
+            usable = record is not None and record.key_held and record.generation == held and self._keys_are_remembered
+        else:
+            # Writing an intent clears it in the record. If the requests of this attempt got usable answers, none of
+            # them placed an order.
+            record = self.earlier
+            usable = record is not None and not record.key_held and self._follows(record) and not self.lost
+        if not usable or record is None or record.absent_since is None or record.absent_since > self.started:
+            return None
+        return record.absent_since
+
+    async def _remember_absence(self, since: datetime, held: int | None) -> None:
+        """Write since when no order was found. If this fails, the next attempt waits from the beginning."""
+        record = self.latest or self._record(held or 0)
+        record = replace(record, absent_since=since, key_held=held is not None, attempt=self.attempt.number)
+        try:
+            await self.records.save(record)
+        except (OvertakenError, PlacementError):
+            raise
+        except Exception as error:
+            log.warning("The record of %s could not be written (%s).", self._search_term(), type(error).__name__)
+        else:
+            self.latest = record
 
     def _not_before(self) -> datetime:
         """Return the earliest time at which this order can have been placed."""
@@ -516,7 +622,7 @@ class _Placer:
         return origin
 
     def _no_attempt_before(self) -> datetime:
-        return self.started if self.attempt.number == 1 else min(self.attempt.began_after, self.started)
+        return self.started if self._earlier_attempts == 0 else min(self.attempt.began_after, self.started)
 
     # -- adopting ---------------------------------------------------------------------------------------------------
 
@@ -529,14 +635,14 @@ class _Placer:
         await self._save_result(replace(self._record(generation), order_id=order.id))
         return self._adopt(order, generation, None)
 
-    def _adopt(self, order: Order, generation: int, body: str | None) -> Placement:
+    def _adopt(self, order: Order, generation: int, record: Record | None) -> Placement:
         log.info("Order %s was placed earlier and is %s: nothing is sent.", order.id, order.status)
         sealed = self.identity.seal(self.order, generation)
         unlike = order.items is not None and (order.description, unmarked(order.metadata)) != (
             sealed.description,
             sealed.metadata,
         )
-        if body not in (None, _hash(sealed)) or unlike:
+        if unlike or (record is not None and record.body != self._digests_of(record).of_body(sealed.body())):
             log.warning("The order's description or metadata differ from this task's. The order keeps its own.")
         return Placement(order, generation, self.identity.reference(generation), adopted=True)
 
@@ -552,13 +658,16 @@ class _Placer:
 
     async def _write_intent(self, generation: int) -> Record:
         """Write the record of the request that is sent next. If this fails, nothing is sent."""
-        record = self._record(generation)
+        record, known = self._record(generation), self.latest
+        if known is not None and known.key_held and known.generation == generation and self._keys_are_remembered:
+            record = replace(record, absent_since=known.absent_since, key_held=True)
         try:
             await self.records.save(record)
         except (OvertakenError, PlacementError):
             raise
         except Exception as error:
             raise RecordUnavailableError(verb="written", reason=type(error).__name__) from None
+        self.latest = record
         return record
 
     async def _save_result(self, record: Record) -> None:
@@ -573,10 +682,22 @@ class _Placer:
         return Record(
             generation=generation,
             idempotency_key=self.identity.idempotency_key(generation),
-            payment=self.payment,
-            body=_hash(self.identity.seal(self.order, generation)),
+            payment=self.digests.payment,
+            body=self.digests.of_body(self.identity.seal(self.order, generation).body()),
+            salt=self.digests.salt,
+            attempt=self.attempt.number,
             first_sent=self.earlier.first_sent if self.earlier is not None else self._no_attempt_before(),
         )
+
+    def _digests(self) -> Digests:
+        """Return the digests for the records of this attempt."""
+        if self.attempt.exclusive:
+            return Digests(self.payment, "")  # such a record is stored beside the recipients, and shown to nobody
+        return Digests(self.payment, (self.earlier and self.earlier.salt) or Digests.new_salt())
+
+    def _digests_of(self, record: Record) -> Digests:
+        """Return the digests of this attempt's payment under the salt of a record."""
+        return self.digests if record.salt == self.digests.salt else Digests(self.payment, record.salt)
 
     def _search_term(self) -> str:
         """Return the text to search for in the portal. The reference of every generation contains it."""
@@ -588,5 +709,7 @@ class _Placer:
         return f"an earlier request may have, under reference {self._search_term()}"
 
 
-def _hash(order: NewOrder) -> str:
-    return hashlib.sha256(order.body()).hexdigest()
+def _is_rejected_before_processing(error: RunaError) -> bool:
+    """Return whether Runa rejected a request before it looked at the order: the key, address or version is wrong."""
+    about_the_order = isinstance(error, ORDER_REJECTIONS) and not isinstance(error, REJECTED_BEFORE_PROCESSING)
+    return isinstance(error, RunaApiError) and not is_outcome_unknown(error) and not about_the_order

@@ -19,6 +19,10 @@ from airflow_provider_runa.placement.ports import Clock, OrderClient, OrderReade
 #: How far the clocks of a worker and Runa may differ without a search missing an order.
 CLOCK_SLACK = timedelta(hours=1)
 
+# What shows that the list is sorted newest first, see ``list_since``.
+_DESCENT = timedelta(days=1)
+_BEYOND = 100
+
 
 @dataclass
 class SearchResult:
@@ -44,17 +48,30 @@ class SearchResult:
 async def list_since(since: datetime, client: OrderReader) -> AsyncIterator[Order]:
     """Iterate over all orders since a time.
 
-    The result may contain some older orders, too.
+    The result may contain some older orders, too. No contract says how the list is sorted, so it ends before the end of
+    the list only if everything that was read shows that the list is sorted newest first:
+
+    - Each row was created before the rows above it, or at most :data:`CLOCK_SLACK` after one of them.
+    - The list has gone back by at least a day from the newest row.
+    - A hundred rows in sequence are older than the time.
+
+    Otherwise the whole list is read. Rows that show no time, such as those that are PROCESSING, count neither way.
 
     :param since: the earliest time at which an order of interest can have been placed, by the caller's clock.
     :param client: Runa.
     """
-    horizon, newest = since - CLOCK_SLACK, None
+    horizon = since - CLOCK_SLACK
+    newest = oldest = None
+    is_sorted, beyond = True, 0
     async for row in client.list_orders():
         if row.created_at is not None:
-            newest = max(newest or row.created_at, row.created_at)
-            # No contract says how the list is sorted. Stop only after it has gone back by a day, as newest first does.
-            if row.created_at < min(horizon, newest - timedelta(days=1)):
+            newest, oldest = (
+                max(newest or row.created_at, row.created_at),
+                min(oldest or row.created_at, row.created_at),
+            )
+            is_sorted = is_sorted and row.created_at <= oldest + CLOCK_SLACK
+            beyond = beyond + 1 if row.created_at < min(horizon, newest - _DESCENT) else 0
+            if is_sorted and beyond > _BEYOND:
                 return
         yield row
 
@@ -148,7 +165,7 @@ async def search(
     async for row in scan:
         if await _is_the_order(row, identity, result, client):
             return result
-    result.hidden = scan.hidden
+    result.hidden += scan.hidden
     return result
 
 
@@ -157,7 +174,11 @@ async def _is_the_order(row: Order, identity: OrderIdentity, result: SearchResul
     generation = identity.generation_in(row.description)
     if generation is None:
         return False
-    order = row if row.items is not None else await client.get_order(row.id)
+    try:
+        order = row if row.items is not None else await client.get_order(row.id)
+    except RunaNotFoundError:
+        result.hidden.append(row.id)  # it was listed a moment ago, so this shows nothing
+        return False
     if not identity.owns(order.metadata):
         return False
     if order.status == OrderStatus.FAILED:

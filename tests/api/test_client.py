@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import pickle
 import socket
 import threading
 import time
@@ -38,6 +39,7 @@ from airflow_provider_runa.api.errors import (
 )
 from airflow_provider_runa.api.models import EstimateRequest, NewOrder
 from airflow_provider_runa.api.retry import is_outcome_unknown
+from tests.support.frames import assert_no_secrets
 from tests.support.raw import Raw, http, start_raw
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
@@ -123,7 +125,7 @@ def test_the_twins_have_the_same_methods_and_parameters() -> None:
         }
 
     assert interface(RunaClient) == interface(AsyncRunaClient)
-    assert len(interface(RunaClient)) == 12  # ten endpoints, one of them with two answers, and the turn
+    assert len(interface(RunaClient)) == 12  # ten endpoints, one of them with two answers, and the rate limit
 
 
 # -- against the sandbox ----------------------------------------------------------------------------------------------
@@ -497,7 +499,10 @@ def test_filters_and_cursors_are_sent(clients: Clients) -> None:
         "is_orderable": True,
         "payout_type": "gift_card",
     }
-    pages = [{"catalog": [product], "pagination": {"cursors": {"after": "A+/1&="}}}, {"catalog": []}]
+    pages = [
+        {"catalog": [product], "pagination": {"cursors": {"after": "A+/1&="}}},
+        {"catalog": [], "pagination": {"cursors": {}}},
+    ]
     with start_raw(*[http("200 OK", json.dumps(page).encode()) for page in pages]) as server:
         rows = clients(server.url).list_products(is_orderable=True, countries=["US", "GB"], categories=["food & drink"])
         assert [row.code for row in rows] == ["A"]
@@ -512,40 +517,72 @@ def test_filters_and_cursors_are_sent(clients: Clients) -> None:
     assert second == [*first, ("after", "A+/1&=")]
 
 
-def test_a_cursor_that_does_not_advance_is_an_error(clients: Clients) -> None:
-    """Rows that were not read must not count as absent."""
-    page = {"items": [{"id": "O-1", "status": "PROCESSING"}], "pagination": {"cursors": {"after": "A-1"}}}
-    answer = http("200 OK", json.dumps(page).encode())
-    with start_raw(answer, answer, http("404 Not Found")) as server:
-        with pytest.raises(RunaConnectionError, match="was used before"):
-            list(clients(server.url).list_orders())
-        assert len(server.requests) == 2
+def a_page(field_name: str, after: str | None) -> bytes:
+    row = {
+        "items": {"id": "O-1", "status": "PROCESSING"},
+        "catalog": {
+            "code": "A",
+            "name": "A",
+            "currency": "USD",
+            "state": "LIVE",
+            "is_orderable": True,
+            "payout_type": "gift_card",
+        },
+    }[field_name]
+    cursors = {} if after is None else {"after": after}
+    return http("200 OK", json.dumps({field_name: [row], "pagination": {"cursors": cursors}}).encode())
 
 
-def test_cursors_that_go_in_a_circle_are_an_error(clients: Clients) -> None:
-    pages = [
-        {"items": [{"id": f"O-{name}", "status": "PROCESSING"}], "pagination": {"cursors": {"after": name}}}
-        for name in "ABA"
-    ]
-    with start_raw(*(http("200 OK", json.dumps(page).encode()) for page in pages)) as server:
-        with pytest.raises(RunaConnectionError, match="was used before"):
-            list(clients(server.url).list_orders())
-        assert len(server.requests) == 3
+LISTS: dict[str, Callable[[Any], list[Any]]] = {
+    "items": lambda client: list(client.list_orders()),
+    "catalog": lambda client: list(client.list_products()),
+}
+OF_LISTS = pytest.mark.parametrize(("field_name", "read"), LISTS.items(), ids=LISTS)
 
 
-@pytest.mark.parametrize("page", [{}, {"items": []}, {"pagination": {"cursors": {}}}])
-def test_a_list_that_lacks_a_part_is_no_empty_list(clients: Clients, page: dict[str, Any]) -> None:
-    answer = http("200 OK", json.dumps(page).encode())
-    with start_raw(*[answer] * 5) as server, pytest.raises(RunaConnectionError, match="unexpected form"):
-        list(clients(server.url).list_orders())
+@OF_LISTS
+@pytest.mark.parametrize("cursors", [["A-1", "A-1"], ["A-1", "A-2", "A-1"], ["A-1", "A-2", "A-3", "A-2"]])
+def test_a_cursor_that_was_seen_before_is_an_error(
+    clients: Clients, field_name: str, read: Callable[[Any], list[Any]], cursors: list[str]
+) -> None:
+    """Rows that are not seen must not count as absent, and no list may be read for ever."""
+    answers = [a_page(field_name, cursor) for cursor in cursors]
+    with start_raw(*answers, http("404 Not Found")) as server:
+        with pytest.raises(RunaConnectionError, match="the cursor of the next page was seen before"):
+            read(clients(server.url))
+        assert len(server.requests) == len(cursors)
 
 
-@pytest.mark.parametrize("page", [{"pagination": {"cursors": {}}}, {"pagination": {}}])
-def test_a_page_without_a_cursor_is_the_last(clients: Clients, page: dict[str, Any]) -> None:
-    rows = {"items": [{"id": "O-1", "status": "PROCESSING"}]}
-    with start_raw(http("200 OK", json.dumps(page | rows).encode())) as server:
-        assert [order.id for order in clients(server.url).list_orders()] == ["O-1"]
+@OF_LISTS
+def test_a_page_without_a_cursor_is_the_last(
+    clients: Clients, field_name: str, read: Callable[[Any], list[Any]]
+) -> None:
+    with start_raw(a_page(field_name, None)) as server:
+        assert len(read(clients(server.url))) == 1
         assert len(server.requests) == 1
+
+
+@OF_LISTS
+@pytest.mark.parametrize(
+    "page",
+    [
+        {},
+        {"pagination": {"cursors": {}}},
+        {"rows": []},
+        {"rows": [], "pagination": None},
+        {"rows": [], "pagination": {}},
+        {"rows": None, "pagination": {"cursors": {}}},
+    ],
+    ids=str,
+)
+def test_a_list_without_rows_or_pagination_is_a_broken_answer(
+    clients: Clients, field_name: str, read: Callable[[Any], list[Any]], page: dict[str, Any]
+) -> None:
+    """Otherwise an order that is not listed would count as absent."""
+    named = {field_name if name == "rows" else name: value for name, value in page.items()}
+    answer = http("200 OK", json.dumps(named).encode())
+    with start_raw(answer) as server, pytest.raises(RunaConnectionError, match="the answer has an unexpected form"):
+        read(clients(server.url))
 
 
 def test_a_redirect_is_not_followed(clients: Clients) -> None:
@@ -631,15 +668,10 @@ def linked(error: BaseException | None) -> list[BaseException]:
     return found
 
 
-def local_variables(error: BaseException) -> str:
-    """Return what a traceback with local variables shows of the frames that are not of the tests."""
-    frames = traceback.TracebackException.from_exception(error, capture_locals=True).stack
-    return "\n".join(str(frame.locals) for frame in frames if frame.filename != __file__)
-
-
 def assert_shows_no_secret(error: BaseException) -> None:
-    printed = "".join(traceback.format_exception(error)) + repr(error) + local_variables(error)
+    printed = "".join(traceback.format_exception(error)) + repr(error)
     assert not [part for part in PLANTED if part in printed]
+    assert_no_secrets(error, PLANTED)
     # httpx's errors hold the request, and with it the key and the recipients.
     assert not [one for one in linked(error) if isinstance(one, httpx.HTTPError)]
 
@@ -665,8 +697,64 @@ def test_a_refused_connection_says_that_nothing_was_sent(clients: Clients) -> No
     with pytest.raises(RunaUnreachableError, match="POST /order: no connection") as caught:
         clients(url).create_order(an_order(), idempotency_key="key-1")
     assert is_outcome_unknown(caught.value)
+    assert isinstance(caught.value, RunaUnreachableError)
+    assert caught.value.address == url.removeprefix("http://").removesuffix("/v2")
+    assert (str(again := pickle.loads(pickle.dumps(caught.value))), again.address) == (
+        str(caught.value),
+        caught.value.address,
+    )
     assert_shows_no_secret(caught.value)
     assert len(clients.pauses) == ATTEMPTS - 1
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError])
+def test_an_error_of_connecting_proves_that_nothing_was_sent(clients: Clients, error: type[httpx.HTTPError]) -> None:
+    client = transported(clients, error)
+    with pytest.raises(RunaUnreachableError) as caught:
+        client.create_order(an_order(), idempotency_key="key-1", retry=False)
+    assert caught.value.address == "runa.example.com:443"
+    assert_shows_no_secret(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [httpx.ReadTimeout, httpx.WriteTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError],
+)
+def test_any_other_error_of_the_network_proves_nothing(clients: Clients, error: type[httpx.HTTPError]) -> None:
+    with pytest.raises(RunaConnectionError) as caught:
+        transported(clients, error).create_order(an_order(), idempotency_key="key-1", retry=False)
+    assert not isinstance(caught.value, RunaUnreachableError)
+
+
+def transported(clients: Clients, error: type[BaseException]) -> Any:
+    """Return a client whose requests all end in an error."""
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise error("planted")
+
+    return clients("https://runa.example.com/v2", transport=httpx.MockTransport(fail))
+
+
+@pytest.mark.parametrize("status", ["403 Forbidden", "502 Bad Gateway", "407 Proxy Authentication Required"])
+def test_a_proxy_that_opens_no_tunnel_has_passed_nothing_on(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    with start_raw(http(status)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.removesuffix("/v2"))
+        monkeypatch.setenv("NO_PROXY", "")
+        with pytest.raises(RunaUnreachableError, match="ProxyError"):
+            clients("https://runa.example.com/v2").create_order(an_order(), idempotency_key="key-1", retry=False)
+    assert [head[""] for head in proxy.heads()] == ["CONNECT runa.example.com:443 HTTP/1.1"]
+
+
+class Interrupted(BaseException):
+    """A signal, such as Airflow's for ``execution_timeout``."""
+
+
+def test_an_interrupted_request_leaves_no_secret_in_the_frames(clients: Clients) -> None:
+    with pytest.raises(Interrupted) as caught:
+        transported(clients, Interrupted).create_order(an_order(), idempotency_key="key-1")
+    assert_shows_no_secret(caught.value)
 
 
 @pytest.mark.parametrize("name", ["no answer, closed", "body cut off", "102 with a body", "200 of HTML", "502 of HTML"])
@@ -728,6 +816,9 @@ def test_an_odd_answer_to_a_read_is_no_answer(clients: Clients, name: str) -> No
         (b'{"currency": "USD"}', lambda client: client.get_balance("USD")),
         (b'[{"currency": "USD"}]', lambda client: client.get_balances()),
         (b'{"currency": "USD", "balance": "1.00"}', lambda client: client.get_balances()),
+        (json.dumps({"x": LINK, "y": EMAIL}).encode(), lambda client: client.get_balances()),
+        (json.dumps({"x": LINK, "y": EMAIL}).encode(), lambda client: client.list_countries()),
+        (json.dumps({"x": LINK, "y": EMAIL}).encode(), lambda client: client.get_order("O-1")),
         (b"{}", lambda client: client.list_countries()),
         (b"[]", lambda client: client.list_countries()),
         (b'{"categories": ["fashion"]}', lambda client: client.list_categories()),
@@ -737,8 +828,10 @@ def test_an_odd_answer_to_a_read_is_no_answer(clients: Clients, name: str) -> No
     ],
 )
 def test_an_answer_of_another_shape_is_no_answer(clients: Clients, body: bytes, read: Callable[[Any], Any]) -> None:
-    with start_raw(http("200 OK", body, _JSON)) as server, pytest.raises(RunaConnectionError, match="GET /"):
+    answer = http("200 OK", body, _JSON)
+    with start_raw(answer) as server, pytest.raises(RunaConnectionError, match="GET /") as caught:
         read(clients(server.url))
+    assert_shows_no_secret(caught.value)
 
 
 def test_money_is_read_without_floats(clients: Clients) -> None:

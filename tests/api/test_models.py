@@ -21,7 +21,6 @@ from airflow_provider_runa.api.models import (
     Order,
     OrderPage,
     OrderStatus,
-    Pagination,
     Product,
     RecipientDistribution,
     check_execution_mode,
@@ -580,7 +579,7 @@ def test_a_product_survives_fields_and_values_that_are_new() -> None:
 
 def test_payout_links_show_only_when_asked_for() -> None:
     order = Order.model_validate(COMPLETED)
-    page = OrderPage(items=(order,), pagination=Pagination())
+    page = OrderPage.model_validate({"items": (order,), "pagination": {"cursors": {}}})
     assert order.items is not None
     payout = order.items[0].payout
     assert payout is not None

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import pytest
 from airflow.providers.common.compat.sdk import BaseHook, Connection
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_runa.api.settings import PLAYGROUND, PRODUCTION, RunaConfigurationError, RunaSettings
-from tests.support.local_variables import assert_no_secrets
+from airflow_provider_runa.placement.identity import normalize_environment
+from tests.support.frames import assert_no_secrets
 
 PRODUCTION_KEY, PLAYGROUND_KEY = "wgpublic.secret-5542", "XXpublic.secret-5542"
 
@@ -53,6 +57,13 @@ def test_the_key_determines_the_environment(key: str, environment: str, base_url
         ("http://127.0.0.1:80", "http://127.0.0.1/v2"),
         ("http://[::1]:8765/v2", "http://[::1]:8765/v2"),
         ("https://proxy.example.com/runa", "https://proxy.example.com/runa"),
+        ("https://playground\u3002runa\u3002io/v2", PLAYGROUND),
+        ("https://playground\uff61runa\uff0eio/v2", PLAYGROUND),
+        ("\uff50\uff4c\uff41\uff59ground.runa.io", PLAYGROUND),
+        ("HTTPS://Playground.Runa.IO./v2//"[:-1], PLAYGROUND),
+        ("https://bücher.example/v2", "https://xn--bcher-kva.example/v2"),
+        ("https://XN--BCHER-KVA.example/v2", "https://xn--bcher-kva.example/v2"),
+        ("http://[0:0::1]:8765/v2", "http://[::1]:8765/v2"),
     ],
 )
 def test_a_host_is_taken_in_any_spelling_and_has_one(host: str, base_url: str) -> None:
@@ -104,6 +115,26 @@ def test_extras_have_defaults_and_are_read() -> None:
             {"password": PLAYGROUND_KEY, "host": "https://api.runa.io.:443"},
             "belongs to playground, but the host is api",
         ),
+        ({"host": "https://playground.runa.io/./v2"}, "must be a base URL"),
+        ({"host": "https://playground.runa.io/x/../v2"}, "must be a base URL"),
+        ({"host": "https://playground.runa.io//v2"}, "must be a base URL"),
+        ({"host": "https://playground.runa.io/%76%32"}, "must be a base URL"),
+        ({"host": "https://playground%2Eruna.io/v2"}, "must be a base URL"),
+        ({"host": "https://playground..runa.io/v2"}, "must be a base URL"),
+        ({"host": "https://play\u200bground.runa.io/v2"}, "must be a base URL"),
+        ({"host": "https://play ground.runa.io/v2"}, "must be a base URL"),
+        ({"host": "https://gate\tway.example.com[/v2"}, "must be a base URL"),
+        ({"host": "https://[::1/v2"}, "must be a base URL"),
+        ({"host": "https://127.1/v2"}, "must be a base URL"),
+        ({"host": "https://2130706433/v2"}, "must be a base URL"),
+        ({"host": "https://0x7f.0.0.0x1/v2"}, "must be a base URL"),
+        ({"host": "https://gateway.example.com:port/v2"}, "must be a base URL"),
+        ({"host": "https://gateway.example.com:99999/v2"}, "must be a base URL"),
+        ({"host": "gateway.example.com", "port": 99999}, "must be a base URL"),
+        ({"host": f"https://gateway.example.com:{PLAYGROUND_KEY}/v2"}, "must be a base URL"),
+        ({"host": f"https://{PLAYGROUND_KEY}@gateway.example.com/v2"}, "must be a base URL"),
+        ({"host": f"https://playground.runa.io/{PLAYGROUND_KEY}"}, "the base URL of playground.runa.io is"),
+        ({"host": f"{PLAYGROUND_KEY}://playground.runa.io"}, "must be a base URL"),
         ({"extra": "no json"}, "is not a JSON object"),
         ({"extra": "[1]"}, "is not a JSON object"),
         ({"extra": {"api_version": "latest"}}, "api_version must be a date such as 2024-02-05"),
@@ -156,3 +187,55 @@ def test_an_error_and_its_frames_show_no_secret(values: dict[str, Any]) -> None:
     with pytest.raises(RunaConfigurationError) as caught:
         settings(**values)
     assert_no_secrets(caught.value, ["ecret-5542"])
+
+
+@pytest.mark.parametrize(
+    "host", [None, "https://api.runa.io/v2", "https://gateway.example.com/runa", "http://127.0.0.1"]
+)
+@pytest.mark.parametrize("key", [PRODUCTION_KEY, "WGpublic.another"])
+def test_a_key_of_production_is_production_behind_any_host(host: str | None, key: str) -> None:
+    """Otherwise everything would be paid again through a gateway."""
+    found = settings(key, host)
+    assert (found.identity_environment, found.environment) == (PRODUCTION, "production")
+    assert normalize_environment(found.identity_environment) == PRODUCTION
+    if host is not None and "runa.io" not in host:
+        assert found.base_url != PRODUCTION, "requests are sent to the gateway"
+
+
+@pytest.mark.parametrize("host", [None, "https://gateway.example.com/runa", "http://127.0.0.1:8765/v2"])
+def test_any_other_key_is_named_by_its_host(host: str | None) -> None:
+    found = settings(PLAYGROUND_KEY, host)
+    assert found.identity_environment == found.base_url
+
+
+HOSTS = st.lists(
+    st.sampled_from(
+        [*"abz09.-_~%@:/?#[]\\ \t", "\u3002", "\uff0e", "\uff41", "ß", "İ", "ü", "xn--", "..", "0x", "127", "::1"]
+    ),
+    max_size=9,
+).map("".join)
+
+
+@given(host=HOSTS | st.text(max_size=9), port=st.none() | st.integers(0, 10**5))
+def test_any_host_is_rejected_in_one_line_or_has_one_spelling(host: str, port: int | None) -> None:
+    """What is accepted, httpx can send to, and reading it again changes nothing."""
+    reason = ""
+    try:
+        found = settings(host=f"https://{host}", port=port)
+    except RunaConfigurationError as error:
+        reason = str(error)
+    if reason:
+        assert len(reason.splitlines()) == 1
+        return
+    url = httpx.URL(found.base_url)
+    assert str(url) == found.base_url
+    assert found.base_url.isascii()
+    assert settings(host=found.base_url).base_url == found.base_url
+    assert normalize_environment(found.base_url) == found.base_url
+
+
+def test_no_frame_of_an_error_shows_the_key() -> None:
+    with pytest.raises(RunaConfigurationError) as caught:
+        settings(host=f"https://playground.runa.io/{PLAYGROUND_KEY}")
+    assert "secret-5542" not in str(caught.value)
+    assert "***" in str(caught.value)

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy.engine import Engine as Database
 
-from airflow_provider_runa.api.errors import RunaConnectionError, RunaError
+from airflow_provider_runa.api.errors import RunaConnectionError, RunaError, RunaUnreachableError
 from airflow_provider_runa.api.models import NewOrder, Order, Product
 from airflow_provider_runa.campaign import catch_up as catch_up_module
 from airflow_provider_runa.campaign import pay as pay_module
@@ -46,7 +46,7 @@ from airflow_provider_runa.placement.place import INTENT_LIFETIME
 from airflow_provider_runa.sandbox.engine import DEFAULT_API_KEY, Engine, Fault
 from tests.campaign.world import directly
 from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock
-from tests.placement.machine import DAYS, FAIR, LOG, SECONDS, TRIED, UnderWay, Weather, _Messages
+from tests.placement.machine import DAYS, FAIR, LOG, SECONDS, TRIED, Lies, UnderWay, Weather, _Messages
 from tests.placement.machine import WEATHER as ANY_WEATHER
 
 #: Rows of one order, and rows that are read at a time: few, so that a handful of recipients fills several.
@@ -176,8 +176,7 @@ class SteppedLedger(Ledger):
 
     def reach(self, name: str) -> None:
         self.attempt.boundary(f"before {name}")
-        if self.world.out_of_reach > 0:
-            self.world.out_of_reach -= 1
+        if self.world.takes_effect(self.world.out_of_reach):
             raise sa.exc.OperationalError("no database", None, Exception())
 
 
@@ -224,7 +223,9 @@ TREACHEROUS = st.builds(
     faults=st.one_of(st.tuples(_lost, _rejected).map(list), _rejected.map(lambda fault: [fault])),
     timeouts=st.sampled_from([0, 1, 8]),
     funded=st.just(True),
-    out_of_reach=st.just(0),
+    out_of_reach=st.just(frozenset()),
+    refused=st.just(frozenset()),
+    lies=st.just(Lies()),
 )
 WEATHER = st.one_of(st.just(FAIR), TREACHEROUS, ANY_WEATHER, ANY_WEATHER)
 
@@ -245,6 +246,7 @@ class SteppedClient:
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         world = self.world
         await self._boundary("before POST")
+        world.refuse("POST /order")
         written = world.written.get(idempotency_key)
         assert written is not None, "a request leaves that was never on record"
         if (world.clock.now() - written).total_seconds() > LONGEST_SENDING:
@@ -271,12 +273,14 @@ class SteppedClient:
 
     async def get_order(self, order_id: str) -> Order:
         await self._boundary("before GET")
+        self.world.refuse("GET /order/{id}")
         return await self.world.client.get_order(order_id)
 
     async def list_orders(self) -> AsyncIterator[Order]:
         await self._boundary("before the list")
-        async for order in self.world.client.list_orders():
-            yield order
+        self.world.refuse("GET /order")
+        for row in self.world.lies.tell([row async for row in self.world.client.list_orders()]):
+            yield row
 
 
 class SteppedClock:
@@ -333,7 +337,10 @@ class CampaignMachine(RuleBasedStateMachine):
         self.running: list[RunningAttempt] = []
         self.under_way: list[UnderWay] = []
         self.written: dict[str, datetime] = {}  # idempotency key -> when a record with it was written last
-        self.timeouts = self.out_of_reach = 0
+        self.timeouts = 0
+        self.out_of_reach: set[int] = set()  # which of the next accesses to the ledger fail
+        self.refused: set[int] = set()  # which of the next connections to Runa cannot be opened
+        self.lies = Lies()
         self.messages = _Messages()
         LOG.addHandler(self.messages)
         LOG.setLevel(logging.INFO)
@@ -597,15 +604,33 @@ class CampaignMachine(RuleBasedStateMachine):
 
     # -- what the network, Runa and the database do -------------------------------------------------------------------
 
+    @staticmethod
+    def takes_effect(numbers: set[int]) -> bool:
+        """Return whether the next access fails, and count it."""
+        fails = 0 in numbers
+        left = {number - 1 for number in numbers if number > 0}
+        numbers.clear()
+        numbers.update(left)
+        return fails
+
+    def refuse(self, request: str) -> None:
+        """Let no connection be opened, if that is the weather."""
+        if self.takes_effect(self.refused):
+            raise RunaUnreachableError(f"{request}: no connection (ConnectError)", "runa.example.com:443")
+
     def _set_weather(self, weather: Weather) -> None:
         """Replace the current faults by those of a weather."""
         self.engine.faults = [replace(fault) for fault in weather.faults]
         self.engine.set_balance("USD", Decimal(100_000 if weather.funded else 0))
-        self.timeouts, self.out_of_reach = weather.timeouts, weather.out_of_reach
+        self.timeouts, self.out_of_reach = weather.timeouts, set(weather.out_of_reach)
+        self.refused, self.lies = set(weather.refused), weather.lies
         for fault in weather.faults:
             TRIED[f"fault: {fault.kind}"] += 1
         TRIED["fault: timed out"] += weather.timeouts
-        TRIED["fault: ledger out of reach"] += weather.out_of_reach
+        TRIED["fault: ledger out of reach"] += len(weather.out_of_reach)
+        TRIED["fault: refused"] += bool(weather.refused)
+        TRIED["fault: list oldest first"] += weather.lies.oldest_first
+        TRIED["fault: descriptions hidden"] += bool(weather.lies.hidden)
         TRIED["event: balance empty"] += not weather.funded
 
     @precondition(lambda self: self.under_way)

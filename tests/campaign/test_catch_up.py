@@ -452,6 +452,7 @@ def test_an_account_that_lists_an_order_of_the_ledger_is_the_right_one() -> None
 def test_orders_that_are_too_old_for_the_list_are_asked_for_by_id() -> None:
     campaign = paid(1)
     campaign.catch_up()
+    others(campaign, 200)
     campaign.clock.advance(days=400)
     campaign.catch_up()
     campaign.clock.advance(days=400)
@@ -471,6 +472,7 @@ def others(campaign: Campaign, count: int) -> None:
 
 
 def test_the_list_is_read_once_as_far_back_as_look_back_and_then_from_the_last_look(database: Database) -> None:
+    """A page has 500 orders. A hundred older ones are read, too, to see how the list is sorted."""
     campaign = Campaign(database)
     others(campaign, 1200)
     campaign.clock.advance(days=40)
@@ -487,6 +489,7 @@ def test_the_list_is_read_once_as_far_back_as_look_back_and_then_from_the_last_l
 
 def test_an_order_older_than_look_back_is_not_found() -> None:
     first = paid(1)
+    others(first, 200)
     first.clock.advance(days=40)
     campaign = same_runa(first)
     assert timedelta(days=40) > LOOK_BACK

@@ -465,7 +465,7 @@ def test_an_order_that_is_settled_while_it_looks_is_no_difference() -> None:
 
 def test_runa_is_asked_no_further_back_than_needed() -> None:
     campaign = Campaign()
-    for number in range(501):
+    for number in range(601):
         send(campaign, OrderIdentity.from_order_key(BASE_URL, str(number)))
     campaign.clock.advance(days=10)
     campaign.plan([row(1)])

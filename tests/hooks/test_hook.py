@@ -19,7 +19,7 @@ from airflow_provider_runa.api.models import EstimateRequest, NewOrder
 from airflow_provider_runa.get_provider_info import get_provider_info
 from airflow_provider_runa.hooks.runa import RunaHook
 from tests.support.airflow import redact
-from tests.support.local_variables import assert_no_secrets
+from tests.support.frames import assert_no_secrets
 from tests.support.sandbox import API_KEY, RunningSandbox
 
 ITEM = {
@@ -186,11 +186,11 @@ def test_a_host_that_httpx_does_not_accept_is_a_wrong_connection(
     monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", json.dumps(json.loads(runa.connection) | {"host": host}))
     with pytest.raises(RunaConfigurationError) as caught:
         RunaHook().ping()
-    assert_no_secrets(caught.value, [API_KEY], foreign=True)
+    assert_no_secrets(caught.value, [API_KEY], attributes=False)
 
     async def ping() -> None:
         await RunaHook().aping()
 
     with pytest.raises(RunaConfigurationError) as caught:
         asyncio.run(ping())
-    assert_no_secrets(caught.value, [API_KEY], foreign=True)
+    assert_no_secrets(caught.value, [API_KEY], attributes=False)

@@ -25,16 +25,27 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 TIMEOUT = 30.0
 
 
+class TimedOut(BaseException):
+    """Airflow's ``execution_timeout`` interrupts an attempt."""
+
+
 class SimulatedClock:
-    """A clock that moves only while an attempt waits."""
+    """A clock that moves only while an attempt waits.
+
+    :param timeout: when an attempt that waits is interrupted; ``None``: never.
+    """
 
     def __init__(self) -> None:
         self.time = START
+        self.timeout: datetime | None = None
 
     def now(self) -> datetime:
         return self.time
 
     async def sleep(self, seconds: float) -> None:
+        if self.timeout is not None and self.time + timedelta(seconds=seconds) > self.timeout:
+            self.time = max(self.time, self.timeout)
+            raise TimedOut
         self.advance(seconds=seconds)
 
     def advance(self, **spans: float) -> None:
@@ -70,10 +81,24 @@ class ForgetfulRecords(MemoryRecords):
 
 
 class EngineClient:
-    """The real client, over a transport that calls the engine in process."""
+    """The real client, over a transport that calls the engine in process.
+
+    :param refuses: whether no connection can be opened.
+    :param refuses_after: after how many requests no connection can be opened any more.
+    :param oldest_first: whether the order list is sorted the other way round.
+    :param lists: how often the order list was read.
+    """
 
     def __init__(self, engine: Engine, clock: SimulatedClock) -> None:
+        self.refuses = self.oldest_first = False
+        self.refuses_after: int | None = None
+        self.lists = 0
+
         def serve(request: httpx.Request) -> httpx.Response:
+            if self.refuses or self.refuses_after == 0:
+                raise httpx.ConnectError("refused", request=request)
+            if self.refuses_after is not None:
+                self.refuses_after -= 1
             path = request.url.raw_path.decode().partition("?")[0].removeprefix("/v2")
             answer = engine.handle(
                 request.method, path, request.url.params.multi_items(), request.headers, request.content
@@ -106,7 +131,9 @@ class EngineClient:
         return self.client.get_order(order_id)
 
     async def list_orders(self) -> AsyncIterator[Order]:
-        for order in self.client.list_orders():
+        self.lists += 1
+        rows = self.client.list_orders()  # page by page, as the product reads it
+        for order in reversed(list(rows)) if self.oldest_first else rows:
             yield order
 
 
@@ -161,6 +188,13 @@ class World:
                 policy=policy or Policy(),
                 rng=random.Random(2),
             )
+        )
+
+    def place_another(self, number: int) -> None:
+        """Place an order of somebody else."""
+        identity = OrderIdentity.from_order_key(BASE_URL, f"other/{number}")
+        self.client.client.create_order(
+            identity.seal(self.order(), 0), idempotency_key=identity.idempotency_key(0), retry=False
         )
 
     def paying(self) -> list[str]:

@@ -27,16 +27,19 @@ from airflow_provider_runa.api.errors import (
     RunaIdempotencyInProgressError,
     RunaRateLimitError,
     RunaServerError,
+    RunaUnreachableError,
 )
 from airflow_provider_runa.api.models import NewOrder, Order
+from airflow_provider_runa.placement import digest
 from airflow_provider_runa.placement.errors import (
     AccessRejectedError,
+    NothingSentError,
     OrderHeldBackError,
     OrderRejectedError,
     PlacementError,
 )
 from airflow_provider_runa.placement.identity import OrderIdentity
-from airflow_provider_runa.placement.place import Attempt, Placement, place
+from airflow_provider_runa.placement.place import DEFAULT_LOOK_BACK, KEY_LIFETIME, Attempt, Placement, place
 from airflow_provider_runa.placement.record import Record
 from airflow_provider_runa.sandbox.engine import Engine, Fault, OrderRow
 from tests.placement.judge import BASE_URL, EngineClient, SimulatedClock
@@ -85,6 +88,8 @@ class SteppedClient:
     async def create_order(self, order: NewOrder, *, idempotency_key: str, execution_mode: str) -> Order:
         world = self.world
         await boundary("before POST")
+        world.refuse("POST /order")
+        world.posts += 1
         if self.records.kept:
             assert idempotency_key in self.records.written, "a request leaves that was never on record"
         request = UnderWay(world.client, world.clock.now(), (order, idempotency_key, execution_mode))
@@ -106,13 +111,16 @@ class SteppedClient:
     async def get_order(self, order_id: str) -> Order:
         await boundary("before GET")
         with self._keeping_errors():
+            self.world.refuse("GET /order/{id}")
             return await self.world.client.get_order(order_id)
 
     async def list_orders(self) -> AsyncIterator[Order]:
         await boundary("before the list")
+        world = self.world
         with self._keeping_errors():
-            async for order in self.world.client.list_orders():
-                yield order
+            world.refuse("GET /order")
+            for row in world.lies.tell([row async for row in world.client.list_orders()]):
+                yield row
 
     @contextlib.contextmanager
     def _keeping_errors(self) -> Iterator[None]:
@@ -131,11 +139,12 @@ class SteppedRecords:
         self.history: list[dict[str, Any]] = []
         self.written: set[str] = set()  # idempotency keys of all records, also of lost ones
         self.current: dict[str, Any] | None = None
-        self.out_of_reach = 0
+        self.out_of_reach: set[int] = set()  # which of the next accesses fail
 
     def _reach(self) -> None:
-        if self.out_of_reach > 0:
-            self.out_of_reach -= 1
+        fails = 0 in self.out_of_reach
+        self.out_of_reach = {number - 1 for number in self.out_of_reach if number > 0}
+        if fails:
             raise ConnectionError("no store")
 
     async def load(self) -> Record | None:
@@ -156,7 +165,14 @@ class SteppedRecords:
 class SteppedClock(SimulatedClock):
     async def sleep(self, seconds: float) -> None:
         await boundary("pause")
+        if self.timeout is not None and self.time + timedelta(seconds=seconds) > self.timeout:
+            self.time = max(self.time, self.timeout)
+            await boundary(OUT_OF_TIME)
         self.advance(seconds=seconds)
+
+
+#: The boundary at which ``execution_timeout`` ends an attempt.
+OUT_OF_TIME = "out of time"
 
 
 class RunningAttempt:
@@ -166,11 +182,12 @@ class RunningAttempt:
         self.amount = amount
         self.client = client
         self.coroutine = coroutine
+        self.boundary = ""
 
     def step(self) -> Placement | PlacementError | None:
         """Run to the next boundary; return how the attempt ended, or ``None`` if it continues."""
         try:
-            self.coroutine.send(None)
+            self.boundary = self.coroutine.send(None)
         except StopIteration as end:
             return end.value
         except PlacementError as error:
@@ -224,19 +241,46 @@ def _order(currency: str, product: str, amount: int, recipient: str, description
 
 
 @dataclass(frozen=True)
+class Lies:
+    """What is wrong with the order list, within what the design must survive.
+
+    :param oldest_first: whether it is sorted oldest first.
+    :param hidden: whether orders that are final show no description in it: ``""`` (none), ``"all"`` or ``"some"``.
+    """
+
+    oldest_first: bool = False
+    hidden: str = ""
+
+    def tell(self, rows: list[Order]) -> list[Order]:
+        """Return the list as it is shown.
+
+        :param rows: the orders, newest first.
+        """
+        every = {"": 0, "all": 1, "some": 2}[self.hidden]
+        return [
+            row.model_copy(update={"description": None}) if every and position % every == 0 else row
+            for position, row in enumerate(reversed(rows) if self.oldest_first else rows)
+        ]
+
+
+@dataclass(frozen=True)
 class Weather:
     """What goes wrong during an attempt.
 
     :param faults: what goes wrong on the network and at Runa.
     :param timeouts: requests that time out, and arrive at Runa later or never.
     :param funded: whether the balance covers the order.
-    :param out_of_reach: number of accesses to the record that fail.
+    :param out_of_reach: which of the next accesses to the record fail.
+    :param refused: which of the next connections to Runa cannot be opened.
+    :param lies: what is wrong with the order list.
     """
 
     faults: list[Fault]
     timeouts: int
     funded: bool
-    out_of_reach: int
+    out_of_reach: frozenset[int]
+    refused: frozenset[int]
+    lies: Lies
 
 
 def _faults() -> st.SearchStrategy[list[Fault]]:
@@ -272,6 +316,10 @@ def _faults() -> st.SearchStrategy[list[Fault]]:
     )
     # Not longer than the policy assumes.
     slow = st.builds(Fault, st.just("latency"), seconds=st.sampled_from([20, 100]))
+    # Runa rejects the order and its marked copy before it looks at the key.
+    rejected_twice = st.sampled_from(REJECTIONS).map(
+        lambda drawn: Fault("status", status=drawn[0], type=drawn[1], count=2)
+    )
     failing = st.builds(Fault, st.just("fail_order"), count=st.integers(1, 2))
     unreadable = st.builds(
         Fault,
@@ -292,20 +340,39 @@ def _faults() -> st.SearchStrategy[list[Fault]]:
         count=st.integers(1, 2),
     )
     return st.lists(
-        st.one_of(lost, broken, broken_after, blocked, too_many, rejected, slow, failing, unreadable, elsewhere),
+        st.one_of(
+            lost,
+            broken,
+            broken_after,
+            blocked,
+            too_many,
+            rejected,
+            rejected_twice,
+            slow,
+            failing,
+            unreadable,
+            elsewhere,
+        ),
         max_size=4,
         unique_by=lambda fault: fault.kind if fault.kind == "latency" else id(fault),
     )
 
 
-FAIR = Weather([], timeouts=0, funded=True, out_of_reach=0)
+FAIR = Weather([], timeouts=0, funded=True, out_of_reach=frozenset(), refused=frozenset(), lies=Lies())
 WEATHER = st.builds(
     Weather,
     faults=_faults(),
     timeouts=st.sampled_from([0, 0, 0, 1, 3, 8]),
     funded=st.sampled_from([True, True, True, False]),
-    out_of_reach=st.sampled_from([0, 0, 0, 0, 0, 0, 1, 2]),
+    # The first access reads the record, the next one writes the intent.
+    out_of_reach=st.sampled_from([()] * 14 + [(0,), (1,), (1,), (2,), (1, 2, 3)]).map(frozenset),
+    refused=st.sampled_from([()] * 12 + [(0,), (1,), (0, 1, 2), tuple(range(100)), tuple(range(1, 100))]).map(
+        frozenset
+    ),
+    lies=st.builds(Lies, oldest_first=st.booleans(), hidden=st.sampled_from(["", "", "", "some", "all"])),
 )
+EXECUTION_TIMEOUTS = st.sampled_from([40, 100, 100, 300, 700])
+
 SECONDS = st.sampled_from([5, 60, 130, 700, 3600])
 DAYS = st.sampled_from([1, 5, 20, 28.5, 29.5, 31, 45, 200])
 
@@ -320,12 +387,15 @@ class PlacingMachine(RuleBasedStateMachine):
         keyed=st.booleans(),
         long_look_back=st.booleans(),
         mode=st.sampled_from(["async", "async", "sync"]),
-        delay=st.sampled_from([0.0, 1.0, 60.0, 400.0]),
+        delay=st.sampled_from([0.0, 1.0, 60.0, 400.0, 2000.0]),
         in_progress=st.sampled_from([400, 102]),
+        short=st.booleans(),
     )
     def begin_the_world(
-        self, record: bool, keyed: bool, long_look_back: bool, mode: str, delay: float, in_progress: int
+        self, record: bool, keyed: bool, long_look_back: bool, mode: str, delay: float, in_progress: int, short: bool
     ) -> None:
+        # The machine writes many thousand records, and tests the algorithm and not the price of a guess.
+        self.rounds, digest.ROUNDS = digest.ROUNDS, 1
         self.clock = SteppedClock()
         self.engine = Engine(
             lambda: self.clock.now().timestamp(),
@@ -341,6 +411,9 @@ class PlacingMachine(RuleBasedStateMachine):
         self.under_way: list[UnderWay] = []
         self.timeouts = 0
         self.others = 0
+        self.refused: set[int] = set()
+        self.lies = Lies()
+        self.short = short  # whether the attempts at the end have a short execution_timeout
         self._begin_an_order(kept=record)
         self.messages = _Messages()
         LOG.addHandler(self.messages)
@@ -354,6 +427,7 @@ class PlacingMachine(RuleBasedStateMachine):
         self.amount, self.description = 10, "Reward"
         self.tries = 0
         self.begun = 0
+        self.posts = 0
         self.run_after = self.first_run = self.clock.now()
 
     @property
@@ -408,6 +482,8 @@ class PlacingMachine(RuleBasedStateMachine):
             if isinstance(ending, OrderRejectedError | OrderHeldBackError | AccessRejectedError):
                 answer = type(attempt.client.last_error)
                 assert not issubclass(answer, PROVES_NOTHING), f"says that nobody was paid, on a {answer.__name__}"
+            if isinstance(ending, NothingSentError) or "Nothing was sent:" in str(ending):
+                assert self.posts == 0, f"says that nothing was sent, after {self.posts} requests"
             if "no earlier request is known" in str(ending) and self.begun == 1:
                 assert not self.paying(), f"there is an order, and the error says there is none: {ending}"
             return
@@ -436,6 +512,30 @@ class PlacingMachine(RuleBasedStateMachine):
         attempt = self._begin()
         if self._run(attempt, steps) is None:
             self._kill(attempt)
+
+    @precondition(lambda self: not self.running and self.tries < 15)
+    @rule(seconds=EXECUTION_TIMEOUTS, count=st.integers(1, 4), pause=st.sampled_from([5, 300]), weather=WEATHER)
+    def attempts_out_of_time(self, seconds: int, count: int, pause: int, weather: Weather) -> None:
+        """Attempts begin and are ended by ``execution_timeout``, unless they end before."""
+        self._set_weather(weather)
+        for _ in range(count):
+            self.clock.advance(seconds=pause)
+            self.tries += 1
+            if self._run_out_of_time(self._begin(), seconds) is not None:
+                break
+
+    def _run_out_of_time(self, attempt: RunningAttempt, seconds: float) -> Placement | PlacementError | None:
+        """Run an attempt, and end it after some seconds."""
+        ends = self.clock.timeout = self.clock.now() + timedelta(seconds=seconds)
+        try:
+            while self.clock.now() < ends and attempt.boundary != OUT_OF_TIME:
+                if (ending := self._run(attempt, 1)) is not None:
+                    return ending
+        finally:
+            self.clock.timeout = None
+        TRIED["event: out of time"] += 1
+        self._kill(attempt)
+        return None
 
     @precondition(lambda self: len(self.running) < 2 and self.tries < 15)
     @rule(steps=st.integers(1, 25), weather=WEATHER)
@@ -475,6 +575,7 @@ class PlacingMachine(RuleBasedStateMachine):
         self._set_weather(weather)
         self.records = SteppedRecords(kept=record)
         self.tries = 1
+        self.posts = 0  # of this run
         self.run_after = self.clock.now()
         self._run(self._begin(), steps or 100_000)
 
@@ -495,17 +596,42 @@ class PlacingMachine(RuleBasedStateMachine):
         TRIED["event: record stale"] += 1
         self.records.current = self.records.history[which % len(self.records.history)]
 
+    @precondition(lambda self: self.records.current)
+    @rule(days=st.sampled_from([0, 0.01, 1, 31]), held=st.booleans())
+    def hand_out_an_older_search(self, days: float, held: bool) -> None:
+        """An outdated record says that nothing was found since long ago. Of a key it says only what was true."""
+        record = self.records.current
+        TRIED["event: search stale"] += 1
+        absent = next((one for one in self.records.history if one["absent_since"] and one["key_held"] == held), None)
+        if absent is not None:
+            self.records.current = absent
+        elif record is not None and not held:
+            # No attempt that ran wrote this one.
+            since = self.clock.now() - timedelta(days=days)
+            self.records.current = record | {"absent_since": since.isoformat(), "key_held": False, "attempt": -1}
+
+    def refuse(self, request: str) -> None:
+        """Let no connection be opened, if that is the weather."""
+        refused = 0 in self.refused
+        self.refused = {number - 1 for number in self.refused if number > 0}
+        if refused:
+            raise RunaUnreachableError(f"{request}: no usable answer (ConnectError)", "runa.example.com:443")
+
     # -- what the network and Runa do -------------------------------------------------------------------------------
 
     def _set_weather(self, weather: Weather) -> None:
         """Replace the current faults by those of a weather."""
         self.engine.faults = [replace(fault) for fault in weather.faults]
         self.engine.set_balance("USD", Decimal(1000 if weather.funded else 0))
-        self.timeouts, self.records.out_of_reach = weather.timeouts, weather.out_of_reach
+        self.timeouts, self.records.out_of_reach = weather.timeouts, set(weather.out_of_reach)
+        self.refused, self.lies = set(weather.refused), weather.lies
         for fault in weather.faults:
             TRIED[f"fault: {fault.kind}"] += 1
         TRIED["fault: timed out"] += weather.timeouts
-        TRIED["fault: record out of reach"] += weather.out_of_reach
+        TRIED["fault: record out of reach"] += len(weather.out_of_reach)
+        TRIED["fault: refused"] += bool(weather.refused)
+        TRIED["fault: list oldest first"] += weather.lies.oldest_first
+        TRIED["fault: descriptions hidden"] += bool(weather.lies.hidden)
         TRIED["event: balance empty"] += not weather.funded
 
     @precondition(lambda self: self.under_way)
@@ -597,6 +723,7 @@ class PlacingMachine(RuleBasedStateMachine):
         try:
             self._settle()
         finally:
+            digest.ROUNDS = self.rounds
             LOG.removeHandler(self.messages)
             LOG.propagate = True
 
@@ -609,13 +736,15 @@ class PlacingMachine(RuleBasedStateMachine):
             self._arrive(request, lost=False)
         self.nobody_is_paid_twice()
         endings: list[Any] = []
-        # An attempt without a record passes one spent key at a time.
-        for _ in range(4 + len(self.engine.order_posts)):
-            self.clock.advance(seconds=900)
+        # An attempt without a record passes one spent key at a time. One that is soon out of time passes it in several
+        # attempts, if it has a record and Runa still knows all keys. Otherwise it starts each wait anew.
+        short = self.short and self.records.kept and self.engine.processing_delay <= 60 and self._keys_are_remembered()
+        for _ in range((4 + len(self.engine.order_posts)) * (10 if short else 1)):
+            self.clock.advance(seconds=300 if short else 900)
             if orders := self.paying():
                 self.amount = int(orders[0].body["items"][0]["face_value"])  # the user restores what was paid
             self.tries += 1
-            ending = self._run(self._begin())
+            ending = self._run_out_of_time(self._begin(), 100) if short else self._run(self._begin())
             self.nobody_is_paid_twice()
             endings.append(ending)
             if isinstance(ending, Placement):
@@ -627,6 +756,13 @@ class PlacingMachine(RuleBasedStateMachine):
         (order,) = self.paying()
         assert (order.id, order.status) == (endings[-1].order.id, "COMPLETED")
         self._come_later()
+
+    def _keys_are_remembered(self) -> bool:
+        """Whether Runa will know every key of the identity for the next half day, in which the last attempts run."""
+        used_for = self.clock.now() - self.first_run + timedelta(hours=12)
+        if self.keyed:
+            used_for += DEFAULT_LOOK_BACK if self.look_back is None else self.look_back
+        return used_for <= KEY_LIFETIME
 
     def _come_later(self) -> None:
         """An attempt after the end, without a record, pays nobody."""

@@ -18,7 +18,7 @@ from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.placement.errors import LinksNotWrittenError, PaymentChangedError
 from airflow_provider_runa.utils.payout_links import COLUMNS, check_links_target, write_payout_links
-from tests.support.local_variables import assert_no_secrets
+from tests.support.frames import assert_no_secrets
 
 
 def link(amount: int) -> dict[str, Any]:
@@ -195,5 +195,5 @@ def test_a_stopped_write_shows_no_link(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "fsync", stop)
     with pytest.raises(Stopped) as caught:
         write_payout_links(str(tmp_path / "links.csv"), WANTED, placed())
-    assert_no_secrets(caught.value, ["spend.example"], foreign=True)
+    assert_no_secrets(caught.value, ["spend.example"], attributes=False)
     assert list(tmp_path.iterdir()) == []
