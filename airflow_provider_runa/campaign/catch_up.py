@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from airflow_provider_runa.api.errors import RunaError, RunaNotFoundError
+from airflow_provider_runa.api.errors import RunaError, RunaNotFoundError, RunaUnreachableError
 from airflow_provider_runa.api.models import Order, OrderStatus
 from airflow_provider_runa.campaign import digests
 from airflow_provider_runa.campaign.batches import Batch
@@ -24,9 +24,9 @@ from airflow_provider_runa.campaign.errors import (
 )
 from airflow_provider_runa.campaign.found import Absorbed, FoundOrder, absorb, compared_until
 from airflow_provider_runa.campaign.ledger import Ledger
-from airflow_provider_runa.placement.errors import PlacementError
+from airflow_provider_runa.placement.errors import NothingSentError, PlacementError, SearchRejectedError
 from airflow_provider_runa.placement.identity import METADATA_PREFIX, OrderIdentity, short_name_in
-from airflow_provider_runa.placement.place import Policy
+from airflow_provider_runa.placement.place import Policy, is_rejected_before_processing
 from airflow_provider_runa.placement.ports import Clock, OrderReader
 from airflow_provider_runa.placement.search import OrderScan
 
@@ -76,6 +76,11 @@ async def catch_up(
     except PlacementError:  # it says itself what is wrong
         raise
     except RunaError as error:
+        outcome = "Nothing was sent in this attempt"
+        if isinstance(error, RunaUnreachableError):
+            raise NothingSentError(outcome=outcome, address=error.address, answer=error) from None
+        if is_rejected_before_processing(error):
+            raise SearchRejectedError(outcome=outcome, answer=error) from None
         raise OrderListUnreadableError(answer=error) from None
     if scan.hidden:
         raise CatchUpInconclusiveError(hidden=len(scan.hidden), campaign=ledger.campaign)

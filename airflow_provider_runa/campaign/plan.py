@@ -25,7 +25,7 @@ from airflow_provider_runa.campaign.batches import Batch
 from airflow_provider_runa.campaign.errors import InvalidCampaignError
 from airflow_provider_runa.campaign.ledger import Ledger, count_and_sum
 from airflow_provider_runa.campaign.planning import Known, Planning, StagedRow
-from airflow_provider_runa.campaign.rows import read_row
+from airflow_provider_runa.campaign.rows import Defaults, read_defaults, read_row
 from airflow_provider_runa.campaign.tables import BatchState, RowState
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def plan(
             planning=planning,
             ledger=ledger,
             currency=currency,
-            defaults=defaults,
+            defaults=read_defaults(defaults),
             limits=limits,
             catalogue=_Catalogue(product, currency),
             excluded=frozenset(excluded),
@@ -164,7 +164,7 @@ def recover(ledger: Ledger, rows: Iterable[Any], *, run: str, defaults: Mapping[
             planning=planning,
             ledger=ledger,
             currency="",
-            defaults=defaults,
+            defaults=read_defaults(defaults),
             limits=Limits(),
             catalogue=None,
             excluded=frozenset(),
@@ -211,7 +211,7 @@ class _Planner:
     planning: Planning
     ledger: Ledger
     currency: str
-    defaults: Mapping[str, Any]
+    defaults: Defaults
     limits: Limits
     catalogue: _Catalogue | None
     excluded: frozenset[str]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_runa.campaign.reconcile import Difference
+from airflow_provider_runa.campaign.rows import read_defaults
 from airflow_provider_runa.cli.common import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
 from airflow_provider_runa.operators.reconcile import compare, rebuild
 from airflow_provider_runa.utils.arguments import parse_datetime
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with without_a_log(), open_ledger(options.ledger, reading=options.rebuild is None) as engine:
             if options.rebuild is not None:
                 rows, settings = _read_rows(options.rebuild), runa_settings(options.runa)
-                rebuild(engine, settings, options.campaign, rows, defaults={}, since=options.since)
+                rebuild(engine, settings, options.campaign, rows, defaults=read_defaults(None), since=options.since)
             period = {"since": options.since, "until": options.until}
             result = compare(engine, runa_settings(options.runa), campaign=options.campaign, **period)
     except Exception as error:  # every error: status 1 would report a difference

@@ -21,6 +21,7 @@ from airflow_provider_runa.api.client import RunaClient
 from airflow_provider_runa.api.errors import RunaNotFoundError, redact
 from airflow_provider_runa.api.models import Order, OrderItem, OrderStatus, PlacedProducts
 from airflow_provider_runa.campaign.ledger import Ledger
+from airflow_provider_runa.campaign.rows import read_campaign
 from airflow_provider_runa.campaign.tables import BatchState, RowState, campaigns
 from airflow_provider_runa.cli.common import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
 
@@ -140,12 +141,13 @@ def _product(products: PlacedProducts) -> str:
 
 
 def _campaign(console: Console, options: argparse.Namespace) -> int:
-    environment = runa_settings(options.runa).base_url
+    environment = runa_settings(options.runa).identity_environment
     with open_ledger(options.ledger) as engine:
-        if options.campaign not in campaigns(engine, environment):
-            print(f"The ledger has no campaign {options.campaign!r} for {environment}.", file=sys.stderr)
+        campaign = read_campaign(options.campaign)
+        if campaign not in campaigns(engine, environment):
+            print(f"The ledger has no campaign {campaign!r} for {environment}.", file=sys.stderr)
             return NOT_FINE
-        ledger = Ledger(engine, environment, options.campaign)
+        ledger = Ledger(engine, environment, campaign)
         batches = ledger.batches()
         progress = {currency: ledger.totals(currency) for currency in sorted({batch.currency for batch in batches})}
         reasons = {

@@ -41,22 +41,29 @@ from airflow_provider_runa.campaign.found import Absorbed
 from airflow_provider_runa.campaign.ledger import Ledger, count_and_sum
 from airflow_provider_runa.campaign.pay import Paid, pay
 from airflow_provider_runa.campaign.plan import Limits, PlanReport, choose_planned, plan
-from airflow_provider_runa.campaign.rows import check_rows, find_rendered_key, read_campaign, read_defaults
+from airflow_provider_runa.campaign.rows import read_campaign
 from airflow_provider_runa.campaign.settle import settle
 from airflow_provider_runa.campaign.tables import BatchState, RowState, campaigns
 from airflow_provider_runa.hooks.ledger import LedgerHook
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook, create_client
 from airflow_provider_runa.links.portal import RunaPortalLink
 from airflow_provider_runa.operators._placement_ports import AsyncClock, AsyncOrderClient
+from airflow_provider_runa.operators._rows import RowsMixin
 from airflow_provider_runa.operators.runa import INLINE_SECONDS
 from airflow_provider_runa.placement.errors import PlacementError, StatusUnreadableError, WrongAccountError
 from airflow_provider_runa.placement.place import RECOVERABLE_REJECTIONS, Policy
 from airflow_provider_runa.triggers._events import EventStatus, read_event
 from airflow_provider_runa.triggers.runa import EVENT_STATUSES, RunaOrderTrigger
-from airflow_provider_runa.utils.arguments import NOTSET, read_amount, read_days, read_json, to_seconds, unset_to_none
+from airflow_provider_runa.utils.arguments import (
+    NOTSET,
+    check_own_task,
+    read_amount,
+    read_days,
+    to_seconds,
+    unset_to_none,
+)
 from airflow_provider_runa.utils.assets import add_asset_event_extra
 from airflow_provider_runa.utils.failures import to_airflow_exception
-from airflow_provider_runa.utils.masking import Masked, mask_recipients
 from airflow_provider_runa.utils.openlineage import build_lineage
 
 if TYPE_CHECKING:
@@ -83,7 +90,7 @@ _PLAN_COUNTS = ("read", "already_paid", "other_amount", "already_open", "open_el
 _Processing = Mapping[str, Exception | None]
 
 
-class RunaPayoutOperator(BaseOperator):
+class RunaPayoutOperator(RowsMixin, BaseOperator):
     """Pays the rows of a campaign, each recipient key once.
 
     .. seealso:: :doc:`/campaigns`, :doc:`/guarantees`
@@ -166,13 +173,8 @@ class RunaPayoutOperator(BaseOperator):
     ui_color = "#e8e3ff"
     operator_extra_links = (RunaPortalLink(),)
 
-    #: Other templated fields that may contain recipients.
-    masked_fields: Sequence[str] = ("defaults",)
-
     #: The time limits for placing an order.
     policy = Policy()
-
-    _rendered_key: int | None = None
 
     def __init__(
         self,
@@ -233,14 +235,16 @@ class RunaPayoutOperator(BaseOperator):
         self.clock = AsyncClock()
         self._paid_summary: dict[str, Any] | None = None
         self._environment = ""
+        self._deployment: str | None = None
 
     # -- Airflow's side ---------------------------------------------------------------------------------------------
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Plan, pay, and wait until the orders are final."""
         try:
+            check_own_task(self, context)
             with self._ledger() as ledger:
-                run = _Run(_run_of(context))
+                run = _Run(self._run_id(context))
                 if self.mode == "withdraw":
                     return self._publish(context, self._withdraw(ledger, run))
                 run.undecided = asyncio.run(self._catch_up(ledger)).undecided
@@ -285,7 +289,7 @@ class RunaPayoutOperator(BaseOperator):
                     raise OrderNotInLedgerError(order_id=unknown[0], campaign=ledger.campaign)
                 # The list, which the trigger reads, may be newer than the single orders.
                 seconds = INLINE_SECONDS if event["status"] == EventStatus.FINAL else 0.0
-                run = _Run(_run_of(context), counts or {}, unplaced=unplaced)
+                run = _Run(self._run_id(context), counts or {}, unplaced=unplaced)
                 processing = asyncio.run(self._settle_within(ledger, run, seconds))
                 return self._publish(context, self._report(ledger, run, processing, cause))
         except RunaError as error:
@@ -322,48 +326,7 @@ class RunaPayoutOperator(BaseOperator):
 
         :param context: the task's context.
         """
-        if self._rendered_key is not None:
-            raise InvalidOrderError(
-                f"rows[{self._rendered_key}].recipient_key: is text that was rendered to something else, because of "
-                "render_template_as_native_obj=True; give it a prefix, as in 'customer-42'"
-            )
-        rows: Any = ()
-        try:
-            rows = read_json("rows", self.rows)
-            problem = check_rows(rows)
-        except InvalidOrderError as error:
-            problem = str(error)
-        # A function or a subclass may have set them after they were rendered. OpenLineage reports attributes.
-        self._mask_rows()
-        if problem is not None:
-            del rows  # a traceback may show local variables
-            raise InvalidOrderError(problem)
-        yield from rows
-
-    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
-        # Airflow stores rendered fields, and these may contain recipients.
-        template = self.rows
-        super()._do_render_template_fields(parent, *args, **kwargs)
-        self._rendered_key = find_rendered_key(template, self.rows)
-        self._mask_rows()
-        fields = {name: getattr(self, name) for name in self.masked_fields}
-        mask_recipients(fields.values())
-        for name, value in fields.items():
-            if _shows_recipient(value):
-                setattr(self, name, Masked(value))
-
-    def _mask_rows(self) -> None:
-        rows = self.rows
-        if rows is not None and not isinstance(rows, Masked):
-            counted = hasattr(rows, "__len__") and not isinstance(rows, str)
-            self.rows = Masked(rows, f"{len(rows)} rows" if counted else "rows")
-
-    def _read_defaults(self) -> Mapping[str, Any]:
-        try:
-            return read_defaults(read_json("defaults", self.defaults))
-        except InvalidOrderError as error:
-            problem = str(error)
-        raise InvalidOrderError(problem)  # from a frame without their values
+        yield from self._read_rows()
 
     # -- planning ---------------------------------------------------------------------------------------------------
 
@@ -372,7 +335,9 @@ class RunaPayoutOperator(BaseOperator):
         if self.mode not in MODES:
             raise InvalidOrderError(f"mode: must be one of {', '.join(MODES)}")
         campaign = read_campaign(self.campaign)
-        self._environment = environment = RunaHook(self.runa_conn_id).get_settings().base_url
+        settings = RunaHook(self.runa_conn_id).get_settings()
+        self._environment = environment = settings.identity_environment
+        self._deployment = settings.deployment
         with LedgerHook(self.ledger_conn_id).open() as engine:
             if self.mode == "pay" and campaign not in campaigns(engine, environment):
                 raise InvalidCampaignError(
@@ -380,6 +345,14 @@ class RunaPayoutOperator(BaseOperator):
                     'or plan the campaign first (mode="plan")'
                 )
             yield Ledger(engine, environment, campaign)
+
+    def _run_id(self, context: Context) -> str:
+        """Return the id of this task instance's plans, which is the same in each of its attempts."""
+        task = context["ti"]
+        names = [task.dag_id, task.run_id, task.task_id, -1 if task.map_index is None else task.map_index]
+        # Another Airflow installation that shares the ledger may have a task instance with the same names.
+        names += [self._deployment] if self._deployment is not None else []
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
     def _limits(self) -> Limits:
         return Limits(
@@ -499,7 +472,7 @@ class RunaPayoutOperator(BaseOperator):
     async def _client(self) -> AsyncIterator[AsyncRunaClient]:
         # The settings are read outside the event loop: on a worker, Airflow answers one request at a time.
         settings = RunaHook(self.runa_conn_id).get_settings()
-        async with AsyncRunaClient(**settings.client_arguments()) as client:
+        async with create_client(AsyncRunaClient, settings) as client:
             yield client
 
     async def _pay(
@@ -687,12 +660,6 @@ class _Run:
     unplaced: int = 0
 
 
-def _shows_recipient(value: Any) -> bool:
-    """Return whether a rendered field shows a recipient. Most do not, and stay as they are for subclasses."""
-    plain = value if isinstance(value, str) else json.dumps(value, indent=2, default=str)
-    return repr(Masked(value)) != plain
-
-
 def _retry_cause(paid: Paid) -> RunaApiError | None:
     """Return the answer that a retry has to wait for: one that a person has to fix, else a rate limit, if any."""
     for kinds in (RECOVERABLE_REJECTIONS, RunaRateLimitError):
@@ -737,10 +704,3 @@ class _Progress:
             return
         self.last_logged = now
         self.operator.log.info("Campaign %r: %s.", self.ledger.campaign, orders)
-
-
-def _run_of(context: Context) -> str:
-    """Return the id of this task instance's plans, which is the same in each of its attempts."""
-    task = context["ti"]
-    names = [task.dag_id, task.run_id, task.task_id, -1 if task.map_index is None else task.map_index]
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()

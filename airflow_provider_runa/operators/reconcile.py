@@ -19,18 +19,20 @@ from airflow_provider_runa.campaign.errors import LedgerDiffersError
 from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.plan import recover
 from airflow_provider_runa.campaign.reconcile import Difference, Reconciliation, reconcile
+from airflow_provider_runa.campaign.rows import Defaults, read_campaign
 from airflow_provider_runa.campaign.settle import settle
 from airflow_provider_runa.hooks.ledger import LedgerHook
-from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook, RunaSettings
+from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook, RunaSettings, create_client
 from airflow_provider_runa.operators._placement_ports import AsyncClock, AsyncOrderClient
-from airflow_provider_runa.utils.arguments import parse_datetime, read_json
+from airflow_provider_runa.operators._rows import RowsMixin
+from airflow_provider_runa.utils.arguments import parse_datetime
 from airflow_provider_runa.utils.failures import to_airflow_exception
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class RunaReconcileOperator(BaseOperator):
+class RunaReconcileOperator(RowsMixin, BaseOperator):
     """Compares a campaign's ledger with Runa, and fails if they differ.
 
     .. seealso:: :doc:`/campaigns`
@@ -129,8 +131,8 @@ class RunaReconcileOperator(BaseOperator):
         settings = RunaHook(self.runa_conn_id).get_settings()
         with LedgerHook(self.ledger_conn_id).open(reading=not self._rebuilds) as engine:
             if self._rebuilds:
-                rows = read_json("rows", self.rows)
-                found = rebuild(engine, settings, str(self.campaign), rows, defaults=self.defaults or {}, since=since)
+                rows, defaults = self._read_rows(), self._read_defaults()
+                found = rebuild(engine, settings, self.campaign, rows, defaults=defaults, since=since)
                 self.log.info("Campaign %r: %d row(s) were taken into the ledger.", self.campaign, found)
             return compare(engine, settings, campaign=self.campaign, since=since, until=until)
 
@@ -138,10 +140,10 @@ class RunaReconcileOperator(BaseOperator):
 def rebuild(
     engine: Engine,
     settings: RunaSettings,
-    campaign: str,
+    campaign: str | None,
     rows: Iterable[Any],
     *,
-    defaults: Mapping[str, Any],
+    defaults: Defaults,
     since: datetime | None,
 ) -> int:
     """Take rows into a ledger that orders at Runa pay; return how many. Nothing is planned and nothing is sent.
@@ -154,10 +156,10 @@ def rebuild(
     :param since: read Runa's order list from here on; ``None`` for 31 days back.
     :raises RunaError: if a row is wrong, or Runa's orders cannot be read.
     """
-    ledger, clock = Ledger(engine, settings.base_url, campaign.strip()), AsyncClock()
+    ledger, clock = Ledger(engine, settings.identity_environment, read_campaign(campaign)), AsyncClock()
 
     async def look(*, since: datetime | None) -> int:
-        async with AsyncRunaClient(**settings.client_arguments()) as client:
+        async with create_client(AsyncRunaClient, settings) as client:
             reader = AsyncOrderClient(client)
             statuses = functools.partial(read_statuses, client)
             await settle(ledger, client=reader, statuses=statuses, clock=clock)
@@ -191,14 +193,14 @@ def compare(
     :param until: end of the period, exclusive; ``None`` for no limit.
     :raises InvalidOrderError: if there is no such campaign or period.
     """
-    campaign = campaign if campaign is None else campaign.strip()
+    campaign = campaign if campaign is None else read_campaign(campaign)
     if since is not None and until is not None and since >= until:
         raise InvalidOrderError("until: must be after since")
 
     async def look() -> Reconciliation:
-        async with AsyncRunaClient(**settings.client_arguments()) as client:
+        async with create_client(AsyncRunaClient, settings) as client:
             return await reconcile(
-                engine, settings.base_url, client=client, campaign=campaign, since=since, until=until
+                engine, settings.identity_environment, client=client, campaign=campaign, since=since, until=until
             )
 
     return asyncio.run(look())

@@ -206,7 +206,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
                 raise StatusUnreadableError(order_id=order_id, answer=event.get("reason"))
             with contextlib.closing(RunaHook(self.runa_conn_id)) as hook:
                 order = self._fetch(hook, order_id)
-                self._environment = hook.get_settings().base_url
+                self._environment = hook.get_settings().identity_environment
                 for pause in _FIRST_PAUSES if event["status"] == EventStatus.FINAL else ():
                     if self._completed(order) is None:  # the list, which the trigger may have read, was newer
                         run_blocking(self.clock.sleep(pause))
@@ -255,7 +255,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
 
     def _place(self, hook: RunaHook, context: Context, order: NewOrder) -> Placement:
         settings = hook.get_settings()
-        self._environment = settings.base_url
+        self._environment = settings.identity_environment
         identity = self._identity(settings, context)
         self.log.info(
             "Placing an order of %d item(s), %s in total face value, on %s; reference %s.",
@@ -299,7 +299,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         if self._has_order_key:
             if self.order_key is None:
                 raise InvalidOrderError("order_key: its value is missing; omit it to pay once per task instance")
-            return OrderIdentity.from_order_key(settings.base_url, self.order_key)
+            return OrderIdentity.from_order_key(settings.identity_environment, self.order_key)
         check_own_task(self, context, or_else="give each an order_key")
         task = context["ti"]
         names: dict[str, Any] = {
@@ -308,9 +308,9 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
             "task_id": task.task_id,
             "map_index": -1 if task.map_index is None else task.map_index,
         }
-        identity = OrderIdentity.from_task(settings.base_url, **names, deployment=settings.deployment)
+        identity = OrderIdentity.from_task(settings.identity_environment, **names, deployment=settings.deployment)
         if settings.deployment is not None:
-            without = OrderIdentity.from_task(settings.base_url, **names)
+            without = OrderIdentity.from_task(settings.identity_environment, **names)
             if self._has_record(context, without):
                 self.log.warning(
                     "This task placed its order before the connection named its deployment; it continues with that "

@@ -99,10 +99,10 @@ class SearchRejectedError(AccessRejectedError):
 
 
 class NothingSentError(PlacementError):
-    """No connection to Runa could be opened, in this attempt or before."""
+    """No connection to Runa could be opened."""
 
     retryable = True
-    money = "Nothing was sent: no connection to {address} could be opened ({answer})."
+    money = "{outcome}: no connection to {address} could be opened ({answer})."
     next = "The next retry sends the order."
     todo = (
         "Check that {address} can be reached from the worker (address, network, proxy); for the sandbox: is "

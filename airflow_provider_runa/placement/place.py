@@ -424,7 +424,7 @@ class _Placer:
 
     async def _after_rejection(self, error: RunaApiError, *, marked: bool) -> Placement:
         """Raise the rejection of this request, unless an earlier request has placed the order."""
-        if _is_rejected_before_processing(error):
+        if is_rejected_before_processing(error):
             raise AccessRejectedError(answer=error, earlier=self._earlier_requests()) from None
         if self.attempt.exclusive and not self.all_accounted:
             # An earlier request whose answer was lost may have placed the order. If Runa rejects the marked copy as
@@ -571,7 +571,7 @@ class _Placer:
             )
         except RunaError as error:
             self._raise_if_nothing_was_sent(error)
-            if _is_rejected_before_processing(error):
+            if is_rejected_before_processing(error):
                 outcome = f"Unknown whether an earlier request placed the order (reference {self._search_term()})"
                 if self._nothing_was_sent:
                     outcome = "Nothing was sent"
@@ -581,7 +581,7 @@ class _Placer:
     def _raise_if_nothing_was_sent(self, error: RunaError) -> None:
         """Raise ``NothingSentError`` if Runa could not be reached, and nothing was sent before either."""
         if isinstance(error, RunaUnreachableError) and self._nothing_was_sent:
-            raise NothingSentError(address=error.address, answer=error) from None
+            raise NothingSentError(outcome="Nothing was sent", address=error.address, answer=error) from None
 
     def _absent_since(self, held: int | None) -> datetime | None:
         """Return since when an earlier attempt found no order, if nothing that can place one was sent since then.
@@ -709,7 +709,7 @@ class _Placer:
         return f"an earlier request may have, under reference {self._search_term()}"
 
 
-def _is_rejected_before_processing(error: RunaError) -> bool:
+def is_rejected_before_processing(error: RunaError) -> bool:
     """Return whether Runa rejected a request before it looked at the order: the key, address or version is wrong."""
     about_the_order = isinstance(error, ORDER_REJECTIONS) and not isinstance(error, REJECTED_BEFORE_PROCESSING)
     return isinstance(error, RunaApiError) and not is_outcome_unknown(error) and not about_the_order

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 #: The default of a limit or check that the author did not set. Not ``None``, which in a mapped task may be a missing
 #: value.
 NOTSET: Any = object()
+
+_AMOUNT = re.compile(r"[+-]?[0-9]{1,30}(?:\.[0-9]{1,2})?")
 
 
 def unset_to_none(value: Any) -> Any:
@@ -56,7 +60,8 @@ def read_json(name: str, value: Any) -> Any:
         return value
     try:
         return json.loads(value, parse_float=Decimal)
-    except ValueError:
+    except (ValueError, RecursionError):
+        del value  # a traceback may show local variables
         raise InvalidOrderError(
             f"{name}: rendered to text that is not JSON; end the template with '| tojson', "
             "or set render_template_as_native_obj=True on the DAG"
@@ -80,13 +85,13 @@ def read_amount(name: str, value: Any) -> Decimal:
     """Return an amount as a ``Decimal``.
 
     :param name: name of the parameter, for the error message.
-    :param value: a number, or the text of a number.
+    :param value: a number, or its text in ASCII digits, with at most two decimals: ``1.000`` is a thousand to some.
     :raises InvalidOrderError: if it is neither, or missing.
     """
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
-        amount = Decimal("NaN")
+    amount = Decimal("NaN")
+    if not isinstance(value, str) or _AMOUNT.fullmatch(value.strip()):
+        with contextlib.suppress(InvalidOperation, ValueError):  # ValueError: an integer of too many digits
+            amount = Decimal(str(value))
     if not amount.is_finite():
         raise InvalidOrderError(f"{name}: must be an amount, not {excerpt(value)}")
     return amount

@@ -19,8 +19,10 @@ def to_airflow_exception(error: RunaError, *, outcome: str = "Nothing was sent i
 
     :param error: the error.
     :param outcome: what happened to the money, for errors that do not say it.
-    :returns: ``AirflowFailException`` if no retry can help, so that Airflow does not retry; otherwise ``error``.
+    :returns: ``AirflowFailException`` if no retry can help, so that Airflow does not retry; otherwise ``error``. Both
+        without a traceback, whose frames may have recipients in local variables.
     """
+    error = error.with_traceback(None)
     if isinstance(error, PlacementError):
         return error if error.retryable else AirflowFailException(str(error))
     if isinstance(error, NON_RETRYABLE):

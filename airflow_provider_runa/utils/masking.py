@@ -29,6 +29,8 @@ EXCERPT_LENGTH = 40
 #: 2 s there. In the task's own process, any number takes one compilation.
 MOST_FOR_SUPERVISOR = 400
 
+_MANY = (list, tuple, set, frozenset)
+
 _NAMES_RECIPIENTS = ("email_address", "recipient_reference")
 
 
@@ -51,6 +53,20 @@ class Masked:
             value = json.loads(value) if isinstance(value, str) else value
         masked = _masked(value)
         return masked if isinstance(masked, str) else json.dumps(masked, indent=2, default=str)
+
+    # A subclass or a function of the user may read the field.
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.value)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.value[key]
 
 
 class MaskRecipientsMixin:
@@ -134,7 +150,8 @@ def _outline(value: Any, depth: int) -> str:
     if isinstance(value, str):
         return _outline_text(value[:400], depth)
     if value is None or isinstance(value, bool | int | float | Decimal | datetime | timedelta):
-        return str(value)
+        with contextlib.suppress(ValueError):  # Python turns no integer of very many digits into text
+            return str(value)
     if isinstance(value, Mapping) and depth:
         return f"{{{', '.join(_outline(name, 0) for name in list(value)[:EXCERPT_LENGTH])}}}"
     if isinstance(value, list | tuple) and depth:
@@ -159,7 +176,7 @@ def _masked(value: Any) -> Any:
             name: "***" if name in _NAMES_RECIPIENTS and isinstance(inner, str) else _masked(inner)
             for name, inner in value.items()
         }
-    return [_masked(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return [_masked(inner) for inner in value] if isinstance(value, _MANY) else value
 
 
 def _recipients(value: Any) -> Iterator[str]:
@@ -171,6 +188,6 @@ def _recipients(value: Any) -> Iterator[str]:
                 yield inner
             else:
                 yield from _recipients(inner)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, _MANY):
         for inner in value:
             yield from _recipients(inner)

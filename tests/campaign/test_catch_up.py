@@ -26,6 +26,7 @@ from airflow_provider_runa.campaign.found import Absorbed, compared_until
 from airflow_provider_runa.campaign.ledger import LEASE, FencedError
 from airflow_provider_runa.campaign.plan import Limits, recover
 from airflow_provider_runa.campaign.tables import BatchState, open_engine
+from airflow_provider_runa.placement.errors import NothingSentError, SearchRejectedError
 from airflow_provider_runa.placement.identity import OrderIdentity
 from airflow_provider_runa.placement.place import Policy
 from airflow_provider_runa.placement.record import Record
@@ -405,6 +406,24 @@ def test_a_list_that_cannot_be_read_stops_the_attempt(fault: dict[str, Any]) -> 
     assert compared_until(campaign.ledger) is None
     campaign.engine.faults.clear()
     assert campaign.catch_up() == Absorbed(unknown=1)
+
+
+def test_a_list_that_runa_rejects_needs_somebody() -> None:
+    campaign = same_runa(paid(1))
+    campaign.fault("status", status=401, type="invalid_api_key", method="GET", path="/order", count=10**6)
+    with pytest.raises(
+        SearchRejectedError, match=r"Nothing was sent in this attempt: .* \(401 invalid_api_key"
+    ) as caught:
+        campaign.catch_up()
+    assert not caught.value.retryable
+
+
+def test_without_a_connection_nothing_is_sent_and_the_address_is_named() -> None:
+    campaign = same_runa(paid(1))
+    campaign.client.refuses = True
+    with pytest.raises(NothingSentError, match=r"Nothing was sent in this attempt: .* runa\.io:443") as caught:
+        campaign.catch_up()
+    assert caught.value.retryable
 
 
 def test_a_list_in_small_pages_or_in_another_order_hides_nothing() -> None:

@@ -205,8 +205,10 @@ def test_the_rows_that_a_function_yields_are_paid(
         for number in range(count):
             yield {"recipient_key": number, "face_value": 5, "email_address": f"{number}@example.com"}
 
-    assert operator_of(winners, 3, runa=runa).execute(task_context())["rows"] == {"paid": 3}
-    assert operator_of(winners, 4, runa=runa).execute(task_context(task_id="b"))["rows"] == {"paid": 4}
+    context, tomorrow = task_context(task_id="winners"), task_context(task_id="winners")
+    tomorrow["ti"].run_id = "manual__2"
+    assert operator_of(winners, 3, runa=runa).execute(context)["rows"] == {"paid": 3}
+    assert operator_of(winners, 4, runa=runa).execute(tomorrow)["rows"] == {"paid": 4}
     assert set(runa.stats()["orders_by_recipient"].values()) == {1}
     found = operator_of(winners, 3)
     assert "rows" not in found.template_fields

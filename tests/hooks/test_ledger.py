@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.campaign.errors import LedgerUnavailableError
+from airflow_provider_runa.campaign.tables import create, open_engine
 from airflow_provider_runa.hooks import ledger as ledger_module
 from airflow_provider_runa.hooks.ledger import LedgerHook
 
@@ -166,3 +169,20 @@ def test_postgresql_is_opened(postgres: str, connect: Any) -> None:
     )
     with hook.open() as engine:
         assert sa.inspect(engine).get_table_names()
+
+
+def test_a_new_file_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    """While one of them sets SQLite's journal mode, SQLite rejects the others at once."""
+    for number in range(8):
+        url = f"sqlite:///{tmp_path}/{number}.db"
+        together = threading.Barrier(6)
+
+        def open_it(url: str = url, together: threading.Barrier = together) -> None:
+            together.wait(10)
+            engine = open_engine(url)
+            create(engine)
+            engine.dispose()
+
+        with ThreadPoolExecutor(6) as pool:
+            for opened in [pool.submit(open_it) for _ in range(6)]:
+                opened.result()

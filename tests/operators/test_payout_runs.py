@@ -65,7 +65,7 @@ def run(
     one = task(**({"task_id": "pay", "rows": rows} | given | values))
     one.clock = SharedClock(runa)  # type: ignore[assignment]
     one.policy = policy
-    context = task_context()
+    context = task_context(task_id=one.task_id)
     context["ti"].run_id = run_id
     return one.execute(context)
 
@@ -445,3 +445,37 @@ def test_a_completed_order_that_does_not_pay_everybody_is_never_green(
     (line,) = Ledger(engine, runa.url, "spring").rows("mismatch")
     engine.dispose()
     assert reason in line["error"]
+
+
+# -- which installation and which task it is --------------------------------------------------------------------------
+
+
+def test_two_deployments_with_one_ledger_are_two_runs(runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their task instances have the same names. The second one would find a frozen plan, and pay nobody."""
+    for number, name in enumerate(("blue", "green")):
+        connection = json.loads(runa.connection) | {"extra": {"deployment": name}}
+        monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", json.dumps(connection))
+        assert run(runa, rows_of(number))["run"]["paid"] == 1
+    assert paid(runa) == {0, 1}
+
+
+def test_an_operator_inside_another_task_is_rejected(runa: RunningSandbox) -> None:
+    """Two of them would be one run, and the second one would find a frozen plan."""
+    one = Operator(task_id="spring", campaign="spring", rows=rows_of(1), currency="USD", ledger_conn_id="ledger")
+    with pytest.raises(AirflowFailException, match="task_id: spring runs inside task function"):
+        one.execute(task_context(task_id="function"))
+    assert runa.orders() == []
+
+
+def test_a_key_of_production_has_one_ledger_behind_any_host(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise everybody would be paid again through a gateway."""
+    runa = runa.add_account("wgsandbox.secret")
+    connection = json.loads(runa.connection)
+    for host in ("127.0.0.1", "localhost"):
+        there = connection | {"host": connection["host"].replace("127.0.0.1", host)}
+        monkeypatch.setenv("AIRFLOW_CONN_RUNA_DEFAULT", json.dumps(there))
+        summary = run(runa, rows_of(1), run_id=host)
+        assert summary["rows"] == {"paid": 1}
+    assert summary["run"]["already_paid"] == 1

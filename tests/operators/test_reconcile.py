@@ -38,10 +38,14 @@ def ledger_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def paid_row(number: int) -> dict[str, Any]:
+    return row(number, recipient_key=f"customer-{number}@example.com")
+
+
 @pytest.fixture
 def paid(runa: RunningSandbox, ledger_file: Path) -> Path:
     """The file of a ledger whose campaign of three is paid, by keys that are addresses."""
-    rows = [row(number, recipient_key=f"customer-{number}@example.com") for number in range(3)]
+    rows = [paid_row(number) for number in range(3)]
     task = RunaPayoutOperator(
         task_id="pay", campaign=CAMPAIGN, rows=rows, currency="USD", ledger_conn_id="ledger", defaults=DEFAULTS
     )
@@ -273,7 +277,64 @@ def test_the_command_counts_what_is_open_or_hidden(
         defaults=DEFAULTS,
         mode="plan",
     )
-    task.execute(task_context())
+    task.execute(task_context(task_id="plan"))
     capsys.readouterr()
     assert command.main(["--campaign", CAMPAIGN, "--ledger", "ledger"]) == 0
     assert capsys.readouterr().out == "0 order(s) compared; 0 difference(s); 1 row(s) planned.\n"
+
+
+# -- a ledger that was lost -------------------------------------------------------------------------------------------
+
+
+def states(path: Path) -> dict[str, str]:
+    with sqlite3.connect(path) as ledger:
+        return dict(ledger.execute("SELECT recipient_key, state FROM runa_ledger"))
+
+
+def test_a_lost_ledger_is_rebuilt_from_rows(runa: RunningSandbox, paid: Path) -> None:
+    """Of the rows that may have been paid, those are taken in that an order pays. Nothing is sent."""
+    before, orders = states(paid), runa.orders()
+    remove(paid)
+    rows = [paid_row(number) for number in (0, 1, 2, 77)]
+    task = render(operator(rows=json.dumps(rows), defaults=json.dumps(DEFAULTS)))
+    assert "@" not in f"{task.rows!r}"
+    summary = task.execute(task_context())
+    assert summary["differences"] == {}
+    assert states(paid) == before
+    assert runa.orders() == orders
+
+
+def test_wrong_rows_of_a_rebuild_are_rejected(runa: RunningSandbox, paid: Path) -> None:
+    remove(paid)
+    for values, message in (
+        ({"rows": "ada@example.com"}, "rows: rendered to text that is not JSON"),
+        ({"rows": [row(1)], "defaults": {"colour": "red"}}, "defaults: "),
+        ({"rows": {"recipient_key": 1}}, "rows: must be a list, not dict"),
+    ):
+        with pytest.raises(AirflowFailException, match=message) as caught:
+            render(operator(**values)).execute(task_context())
+        assert "ada@" not in str(caught.value)
+
+
+def test_the_command_rebuilds_a_lost_ledger(
+    runa: RunningSandbox, paid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = states(paid)
+    remove(paid)
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(paid_row(number) | DEFAULTS) + "\n" for number in range(3)))
+    capsys.readouterr()
+    assert command.main(["--campaign", f" {CAMPAIGN} ", "--ledger", "ledger", "--rebuild", str(file)]) == 0
+    assert states(paid) == before
+
+
+def remove(path: Path) -> None:
+    for part in path.parent.glob(f"{path.name}*"):
+        part.unlink()
+
+
+@pytest.mark.parametrize("spelling", ["Pr\u00e4mie", "Pra\u0308mie", " Pr\u00e4mie "])
+def test_a_campaign_is_compared_in_any_spelling(runa: RunningSandbox, ledger_file: Path, spelling: str) -> None:
+    values = {"currency": "USD", "ledger_conn_id": "ledger", "defaults": DEFAULTS}
+    RunaPayoutOperator(task_id="pay", campaign="Pr\u00e4mie", rows=[row(1)], **values).execute(task_context())
+    assert operator(campaign=spelling).execute(task_context())["orders"] == 1

@@ -96,10 +96,31 @@ def test_amounts_are_exact(value: Any, amount: str) -> None:
     assert str(read_amount("max_total", value)) == amount
 
 
-@pytest.mark.parametrize("value", [None, "", "ten", "1,000.00", "NaN", "Infinity", float("inf"), [1]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        "ten",
+        "1,000.00",
+        "1.000",
+        "1_000",
+        "\uff11\uff10",
+        "1e3",
+        "NaN",
+        "Infinity",
+        float("inf"),
+        [1],
+    ],
+)
 def test_a_value_that_is_no_amount_is_rejected(value: Any) -> None:
     with pytest.raises(InvalidOrderError, match=r"^max_total: must be an amount, not "):
         read_amount("max_total", value)
+
+
+def test_a_number_of_too_many_digits_is_rejected() -> None:
+    with pytest.raises(InvalidOrderError, match=r"^max_total: must be an amount, not int$"):
+        read_amount("max_total", 10**5000)
 
 
 def test_an_estimate_has_no_recipients() -> None:
