@@ -421,7 +421,7 @@ def test_a_list_that_runa_rejects_needs_somebody() -> None:
 def test_without_a_connection_nothing_is_sent_and_the_address_is_named() -> None:
     campaign = same_runa(paid(1))
     campaign.client.refuses = True
-    with pytest.raises(NothingSentError, match=r"Nothing was sent in this attempt: .* runa\.io:443") as caught:
+    with pytest.raises(NothingSentError, match=r"Nothing was sent in this attempt: .*\.runa\.io:443") as caught:
         campaign.catch_up()
     assert caught.value.retryable
 
