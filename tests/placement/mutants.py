@@ -3,7 +3,8 @@
     python -m tests.placement.mutants [NAME ...]
 
 A mutant is a copy of the project with a few changed lines. It is killed when a schedule of its machine violates an
-invariant. A mutant that survives shows something that the machine does not test; the command then ends with status 1.
+invariant. A mutant that survives shows something that the machine does not test; the command ends with status 1 unless
+all are killed.
 Each machine has its list, ``mutants.txt`` in its folder.
 """
 
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -92,15 +94,21 @@ class Verdict:
     """The result of hunting a mutant.
 
     :param mutant: the mutant.
-    :param killed: whether an invariant was violated.
+    :param state: ``"killed"``: an invariant was violated. ``"SURVIVED"``: none was. ``"NO VERDICT"``: the schedules did
+        not run to their end, because the mutant does not run or its process was ended.
     :param reason: the violation, or the last line of the output instead.
     :param seconds: how long it took.
     """
 
     mutant: Mutant
-    killed: bool
+    state: str
     reason: str
     seconds: float
+
+    @property
+    def killed(self) -> bool:
+        """Whether the machine detected the mutant."""
+        return self.state == "killed"
 
 
 def hunt(mutant: Mutant, *, schedules: int, seconds: float, seed: int) -> Verdict:
@@ -142,10 +150,10 @@ def hunt(mutant: Mutant, *, schedules: int, seconds: float, seed: int) -> Verdic
             timeout=seconds + 300,
         )
     found = [line for line in done.stdout.splitlines() if line.startswith("VIOLATION, ")]
-    # Anything but a violated invariant is a mutant that does not run, and proves nothing.
-    killed = done.returncode == 1 and bool(found) and "AssertionError" in found[0]
+    violated = done.returncode == 1 and bool(found) and "AssertionError" in found[0]
+    state = "killed" if violated else "SURVIVED" if done.returncode == 0 else "NO VERDICT"
     reason = (found or (done.stderr or done.stdout).strip().splitlines() or ["nothing"])[-1]
-    return Verdict(mutant, killed, reason.partition("AssertionError: ")[2] or reason, time.monotonic() - began)
+    return Verdict(mutant, state, reason.partition("AssertionError: ")[2] or reason, time.monotonic() - began)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,18 +173,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.machine in (None, mutant.machine)
         and (not options.names or any(name in mutant.name for name in options.names))
     ]
-    survivors = 0
+    states: Counter[str] = Counter()
 
     def work(mutant: Mutant) -> Verdict:
         return hunt(mutant, schedules=options.schedules, seconds=options.seconds, seed=options.seed)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for verdict in pool.map(work, chosen):
-            survivors += not verdict.killed
-            state = "killed" if verdict.killed else "SURVIVED"
-            print(f"{state:8} {verdict.seconds:5.0f} s  {verdict.mutant.name}: {verdict.reason[:100]}", flush=True)
-    print(f"\n{len(chosen)} mutants, {len(chosen) - survivors} killed, {time.monotonic() - began:.0f} s")
-    return 1 if survivors else 0
+            states[verdict.state] += 1
+            print(
+                f"{verdict.state:10} {verdict.seconds:5.0f} s  {verdict.mutant.name}: {verdict.reason[:100]}",
+                flush=True,
+            )
+    listed = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    print(f"\n{len(chosen)} mutants: {listed}, {time.monotonic() - began:.0f} s")
+    return 0 if states["killed"] == len(chosen) else 1
 
 
 if __name__ == "__main__":
