@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_CONN_ID", "RunaHook", "RunaSettings"]
 
-C = TypeVar("C", RunaClient, AsyncRunaClient)
+T = TypeVar("T", RunaClient, AsyncRunaClient)
 
 
 def _explain_estimate(error: RunaRequestError, settings: RunaSettings) -> RunaRequestError:
@@ -43,7 +43,7 @@ def _explain_estimate(error: RunaRequestError, settings: RunaSettings) -> RunaRe
     return type(error)(error.status, error.type, f"{message}({why})", error.help, error.details)
 
 
-def create_client(kind: type[C], settings: RunaSettings) -> C:
+def create_client(kind: Callable[..., T], settings: RunaSettings) -> T:
     """Return a client for the settings of a connection.
 
     :param kind: class of the client.
