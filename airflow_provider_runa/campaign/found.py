@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from airflow_provider_runa.campaign.batches import BATCH_COLUMNS, Batch, CampaignRef, members_of, move_rows, update_rows
 from airflow_provider_runa.campaign.ledger import Ledger
-from airflow_provider_runa.campaign.planning import CHUNK, ensure_found_batches, lock_campaign
+from airflow_provider_runa.campaign.planning import ensure_found_batches, forget_found, lock_campaign
 from airflow_provider_runa.campaign.tables import (
     BatchState,
     RowState,
@@ -245,7 +245,7 @@ class _Absorbing:
                 "error": None,
             },
         )
-        self._forget([row["digest"] for row in moving])
+        forget_found(self.connection, self.campaign, [row["digest"] for row in moving])
         self.result.rows += len(moving)
         opened = (BatchState.OPEN,)
         return {row["present_id"] for row in moving if row["present_state"] in opened and row["present_id"] != batch_id}
@@ -258,13 +258,7 @@ class _Absorbing:
             rows[0]["order_id"],
         )
         self.result.doubled += len(rows)
-        self._forget([row["digest"] for row in rows])
-
-    def _forget(self, digests: Sequence[str]) -> None:
-        for first in range(0, len(digests), CHUNK):
-            chunk = list(digests[first : first + CHUNK])
-            mine = (found_table.c.campaign_id == self.campaign.id, found_table.c.digest.in_(chunk))
-            self.connection.execute(sa.delete(found_table).where(*mine))
+        forget_found(self.connection, self.campaign, [row["digest"] for row in rows])
 
     def _replace(self, batch_id: str) -> None:
         """Close an open batch that rows have left, and put the others into a new one."""

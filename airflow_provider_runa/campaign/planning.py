@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from airflow_provider_runa.campaign import digests
-from airflow_provider_runa.campaign.batches import BATCH_COLUMNS, Batch, CampaignRef, Member, insert_batch
+from airflow_provider_runa.campaign.batches import BATCH_COLUMNS, Batch, CampaignRef, Member, insert_batch, update_rows
 from airflow_provider_runa.campaign.rows import MAX_RECIPIENT_KEY
 from airflow_provider_runa.campaign.tables import (
     FREE,
@@ -208,7 +208,7 @@ class Planning:
         elsewhere = sa.select(sa.func.count()).where(
             _staged.c.state.in_(open_rows), _staged.c.known_batch_id.in_(others)
         )
-        found = sa.select(sa.func.count()).select_from(self._staged_and_found())
+        found = sa.select(sa.func.count()).select_from(_staged.join(found_table, self._is_found))
         return Known(
             new=new,
             rows={state: count for state, count in rows.items() if state is not None},
@@ -217,9 +217,10 @@ class Planning:
             found=int(self._connection.execute(found.where(_staged.c.state.is_(None))).scalar_one()),
         )
 
-    def _staged_and_found(self) -> Any:
-        mine = (found_table.c.digest == _staged.c.digest, found_table.c.campaign_id == self._campaign.id)
-        return _staged.join(found_table, sa.and_(*mine))
+    @property
+    def _is_found(self) -> Any:
+        """The condition that an order at Runa pays a staged row."""
+        return sa.and_(found_table.c.digest == _staged.c.digest, found_table.c.campaign_id == self._campaign.id)
 
     def take_in_found(self) -> None:
         """Insert staged rows that an order at Runa pays which the ledger did not know. They are not planned."""
@@ -229,7 +230,7 @@ class Planning:
                 *(found_table.c.batch_id, found_table.c.order_id, found_table.c.reference),
                 *(found_table.c.currency, found_table.c.position, found_table.c.placed_at),
             )
-            .select_from(self._staged_and_found())
+            .select_from(_staged.join(found_table, self._is_found))
             .where(_staged.c.state.is_(None))
             .order_by(found_table.c.batch_id, found_table.c.position)
         )
@@ -258,8 +259,7 @@ class Planning:
             chunk = values[first : first + CHUNK]
             self._connection.execute(sa.insert(row_table), chunk)
             known = [row["digest"] for row in chunk]
-            mine = (found_table.c.campaign_id == self._campaign.id, found_table.c.digest.in_(known))
-            self._connection.execute(sa.delete(found_table).where(*mine))
+            forget_found(self._connection, self._campaign, known)
             # They are in the ledger now: `write` must not take them for new.
             taken_in = sa.update(_staged).where(_staged.c.digest.in_(known))
             self._connection.execute(taken_in.values(state=RowState.SENT))
@@ -289,8 +289,7 @@ class Planning:
         free = _staged.c.state.in_(FREE)
         if not new:
             return free
-        mine = (found_table.c.digest == _staged.c.digest, found_table.c.campaign_id == self._campaign.id)
-        unknown = sa.and_(_staged.c.state.is_(None), ~sa.exists().where(*mine))
+        unknown = sa.and_(_staged.c.state.is_(None), ~sa.exists().where(self._is_found))
         return sa.or_(free, unknown)
 
     def _groups(self, new: bool) -> list[str]:
@@ -336,15 +335,8 @@ class Planning:
             self._connection.execute(sa.insert(row_table), fresh)
         if again:
             names = [name.removeprefix("new_") for name in again[0] if name != "its_key"]
-            self._connection.execute(
-                sa.update(row_table)
-                .where(
-                    row_table.c.campaign_id == self._campaign.id,
-                    row_table.c.recipient_key == sa.bindparam("its_key"),
-                )
-                .values({name: sa.bindparam(f"new_{name}") for name in names} | UNSENT),
-                again,
-            )
+            new_values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in names}
+            update_rows(self._connection, self._campaign, again, new_values | UNSENT)
 
     def payable(self, currency: str) -> list[Batch]:
         """Return the batches that this run is to pay; see :func:`payable`."""
@@ -402,6 +394,17 @@ def amounts_of(connection: Connection, batches: Sequence[Batch], *states: RowSta
         for amount, count in connection.execute(query.group_by(row_table.c.amount)):
             amounts[amount] = amounts.get(amount, 0) + int(count)
     return amounts
+
+
+def forget_found(connection: Connection, campaign: CampaignRef, digests_of_rows: Sequence[str]) -> None:
+    """Remove rows from the table of found orders, because the ledger has them now.
+
+    :param digests_of_rows: the digests of the rows.
+    """
+    for first in range(0, len(digests_of_rows), CHUNK):
+        chunk = list(digests_of_rows[first : first + CHUNK])
+        mine = (found_table.c.campaign_id == campaign.id, found_table.c.digest.in_(chunk))
+        connection.execute(sa.delete(found_table).where(*mine))
 
 
 def ensure_found_batches(
