@@ -13,6 +13,7 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskDeferred, TaskGroup
 
 from airflow_provider_runa.api.client import RunaClient
+from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from airflow_provider_runa.placement.errors import (
     OrderFailedError,
