@@ -28,7 +28,7 @@ def secrets_masker() -> Any:
 try:
     from airflow.sdk.bases.decorator import determine_kwargs
 except ImportError:  # Airflow 2
-    from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined, no-redef]
+    from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined]
 
 try:
     from airflow.sdk.definitions.asset import AssetRef
