@@ -123,20 +123,23 @@ def test_a_subclass_may_set_rows_which_do_not_show(runa: RunningSandbox) -> None
 
 
 def test_a_subclass_and_a_hook_may_read_the_rendered_rows(runa: RunningSandbox) -> None:
-    class OnlyFirst(RunaPayoutOperator):
+    seen: list[Any] = []
+
+    class SevenEach(RunaPayoutOperator):
+        def pre_execute(self, context: Any) -> None:
+            seen.extend((len(self.rows), self.rows[0]["recipient_key"], bool(self.rows)))
+
         def iter_rows(self, context: Any) -> Iterator[Any]:
             for one in self.rows:
                 yield one | {"face_value": 7}
 
-    seen: list[Any] = []
-    task = OnlyFirst(
+    task = SevenEach(
         task_id="pay",
         campaign="spring",
         currency="USD",
         ledger_conn_id="ledger",
         defaults=DEFAULTS,
         rows="{{ rows }}",
-        pre_execute=lambda context: seen.extend((len(task.rows), task.rows[0]["recipient_key"], bool(task.rows))),
     )
     task.clock = SharedClock(runa)  # type: ignore[assignment]
     task.rows = rows = [row(1), row(2)]
