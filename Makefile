@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CELERY_STAMP := $(VENV)/.installed-celery
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint postgres pgbouncer redis chromium test test-unit test-e2e test-celery dist test-dist release-check screenshots matrix matrix-oldest matrix-newest docs/compatibility.md soak mutants docs docs-links docs/errors.md docs/images/map.svg demo demo-ui bench bench-import bench-client bench-memory bench-triggerer bench-campaign bench-scale bench-pace constraints clean
+.PHONY: help venv lint postgres pgbouncer redis chromium test test-unit test-e2e test-celery dist test-dist release-check screenshots matrix matrix-oldest matrix-newest docs/compatibility.md soak mutants docs docs-links docs/errors.md docs/images/map.svg demo demo-ui bench bench-import bench-client bench-memory bench-masking bench-triggerer bench-campaign bench-scale bench-pace constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9/.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -117,7 +117,7 @@ demo: $(STAMP) ## run an example DAG on a real Airflow against the sandbox, and 
 demo-ui: $(STAMP) ## the same, and leave Airflow and the sandbox running
 	$(BIN)/python -m scripts.demo --stay
 
-bench: bench-import bench-client bench-memory bench-triggerer ## all but bench-campaign, bench-scale and bench-pace; with -k past a missed target
+bench: bench-import bench-client bench-memory bench-masking bench-triggerer ## all but bench-campaign, bench-scale and bench-pace; with -k past a missed target
 
 bench-import: $(STAMP) ## what importing the operator costs, against the HTTP provider's
 	$(BIN)/python benchmarks/import_time.py
@@ -127,6 +127,9 @@ bench-client: $(STAMP) ## what client and ledger cost, against a bare httpx loop
 
 bench-memory: $(STAMP) ## memory of a campaign of 1,000 to 200,000 rows, against loading them all
 	$(BIN)/python -m benchmarks.memory
+
+bench-masking: $(STAMP) ## how masking grows from 250 to 5,000 recipients
+	$(BIN)/python -W ignore -m benchmarks.masking
 
 bench-triggerer: $(STAMP) ## what 1,000 waiting orders cost a triggerer, against the HTTP provider's trigger
 	$(BIN)/python benchmarks/triggerer.py

@@ -1,4 +1,4 @@
-"""Names that moved between releases of Airflow and that ``common.compat`` 1.14 does not have."""
+"""Names that moved between releases of Airflow and that ``common.compat`` 1.12 does not have."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ from typing import Any
 
 try:
     from airflow.sdk.log import mask_secret
-except ImportError:  # Airflow before 3.1
-    from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
+except ImportError:
+    try:  # Airflow 3.0.0 to 3.0.4
+        from airflow.sdk.execution_time.secrets_masker import mask_secret  # type: ignore[no-redef]
+    except ImportError:  # Airflow 2.11, 3.0.5 and 3.0.6
+        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
 
 
 def secrets_masker() -> Any:
     """Return what masks secrets in this process. It is not part of Airflow's public interface."""
     try:
         from airflow.sdk._shared.secrets_masker import _secrets_masker
-    except ImportError:  # Airflow before 3.1
-        from airflow.utils.log.secrets_masker import _secrets_masker  # type: ignore[no-redef]
+    except ImportError:
+        try:  # Airflow 3.0.0 to 3.0.4
+            from airflow.sdk.execution_time.secrets_masker import _secrets_masker  # type: ignore[no-redef]
+        except ImportError:  # Airflow 2.11, 3.0.5 and 3.0.6
+            from airflow.utils.log.secrets_masker import _secrets_masker  # type: ignore[no-redef]
     return _secrets_masker()
 
+
+try:
+    from airflow.sdk.bases.decorator import determine_kwargs
+except ImportError:  # Airflow 2
+    from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined]
 
 try:
     from airflow.sdk.definitions.asset import AssetRef
@@ -27,4 +38,4 @@ except ImportError:  # Airflow 2, which has no references to assets
         """A class without instances, so that ``isinstance`` is always false."""
 
 
-__all__ = ["AssetRef", "mask_secret", "secrets_masker"]
+__all__ = ["AssetRef", "determine_kwargs", "mask_secret", "secrets_masker"]

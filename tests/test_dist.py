@@ -83,6 +83,33 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return environment
 
 
+#: Extra -> what it is for, run where only that extra is installed.
+USES = {
+    "postgres": """
+from airflow_provider_runa.hooks.ledger import LedgerHook
+from sqlalchemy import create_engine
+print(create_engine(LedgerHook("ledger").get_url()).dialect.driver)
+""",
+    "sandbox": "from airflow_provider_runa.sandbox import app",
+    "sql": """
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+from airflow_provider_runa.transfers.sql_to_runa import SqlToRunaOperator
+""",
+}
+OLDEST_SQLALCHEMY = ("apache-airflow==2.11.2", "--exclude-newer", "2026-03-15")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("release", [(), OLDEST_SQLALCHEMY], ids=["newest", "oldest"])
+def test_each_extra_alone_brings_what_it_needs(tmp_path: Path, extra: str, release: tuple[str, ...]) -> None:
+    """Without the project's constraints: the newest of everything, and what Airflow 2.11 brings."""
+    environment = Environment(tmp_path)
+    uv("venv", "--python", sys.executable, environment.bin.parent)
+    uv("pip", "install", "--python", environment.python, *release, f"{WHEEL}[{extra}]")
+    ledger = "postgres://runa:password@127.0.0.1:9/ledger"
+    environment.run(environment.python, "-W", "ignore", "-c", USES[extra], AIRFLOW_CONN_LEDGER=ledger)
+
+
 @pytest.fixture(scope="module")
 def sandbox(installed: Environment) -> Iterator[RunningSandbox]:
     with start_sandbox(python=installed.python, cwd=installed.folder) as running:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "sensors": {"api", "hooks", "placement", "triggers", "utils"},
     "operators": {"api", "campaign", "hooks", "links", "placement", "triggers", "utils"},
     "transfers": {"api", "operators", "utils"},
-    "decorators": {"api", "operators", "utils"},
+    "decorators": {"_compat", "api", "operators", "utils"},
     "cli": {"api", "campaign", "hooks", "operators", "utils"},
     "sandbox": set(),
     "retry_policy": {"api", "campaign", "placement", "utils"},

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import random
-import ssl
 import threading
 import time
 from collections import deque
@@ -47,6 +45,7 @@ from airflow_provider_runa.api.models import (
     ProductPage,
     check_execution_mode,
 )
+from airflow_provider_runa.api.network import find_proxy, tls_context
 from airflow_provider_runa.api.retry import is_outcome_unknown, pause_before_retry
 
 #: How often a request is sent at most, the first time included.
@@ -60,12 +59,6 @@ M = TypeVar("M", bound=BaseModel)
 # Errors that httpx raises only while it opens a connection, TLS and a proxy's CONNECT included. The request is sent
 # after that, so none of it has left this machine.
 _NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
-
-
-@functools.cache
-def tls_context() -> ssl.SSLContext:
-    """Return the TLS context that all clients of this process share, because creating one blocks for about 20 ms."""
-    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)
@@ -255,16 +248,18 @@ class _ClientBase:
         self._api_version = api_version
         self._timeout = timeout
 
-    def _http_options(self) -> dict[str, Any]:
+    def _http_options(self, transport: Any) -> dict[str, Any]:
         """Return the options of httpx's clients. They are not kept, because they contain the API key."""
         secure = self._base_url.startswith("https")
         return {
             "base_url": self._base_url,
             "timeout": self._timeout,
             "follow_redirects": False,
+            "transport": transport,
             # Plain http is allowed to this machine only, so it never goes through a proxy from the environment.
             "verify": tls_context() if secure else False,
-            "trust_env": secure,
+            "proxy": find_proxy(self._base_url) if secure and transport is None else None,
+            "trust_env": False,
             "headers": {
                 "X-Api-Key": self._api_key.get_secret_value(),
                 "X-Api-Version": self._api_version,
@@ -329,7 +324,7 @@ class RunaClient(_ClientBase):
         **settings: Any,
     ) -> None:
         super().__init__(api_key, **settings)
-        self._http = httpx.Client(transport=transport, **self._http_options())
+        self._http = httpx.Client(**self._http_options(transport))
         self._sleep = sleep
 
     def close(self) -> None:
@@ -497,7 +492,7 @@ class AsyncRunaClient(_ClientBase):
         **settings: Any,
     ) -> None:
         super().__init__(api_key, **settings)
-        self._http = httpx.AsyncClient(transport=transport, **self._http_options())
+        self._http = httpx.AsyncClient(**self._http_options(transport))
         self._sleep = sleep
 
     async def aclose(self) -> None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, overload
 from airflow.providers.common.compat.sdk import (
     DecoratedOperator,
     context_merge,
-    determine_kwargs,
     task_decorator_factory,
 )
 
+from airflow_provider_runa._compat import determine_kwargs
 from airflow_provider_runa.api.errors import InvalidOrderError, redact
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator

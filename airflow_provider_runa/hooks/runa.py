@@ -54,13 +54,13 @@ def create_client(kind: Callable[..., T], settings: RunaSettings) -> T:
     try:
         httpx.URL(settings.base_url).host.encode("idna")  # later, it would fail in the middle of a request
         return kind(**settings.client_arguments())
+    except RunaConfigurationError as error:
+        problem = str(error)
     except Exception as error:
-        problem = f"{type(error).__name__}: {redact(str(error))}"
-    # Not chained: in the traceback of httpx's exception, local variables contain the API key.
-    raise RunaConfigurationError(
-        f"The client for {settings.base_url} cannot be created ({problem}); check the base URL of the connection, and "
-        "the proxy settings of the worker"
-    )
+        cause = f"{type(error).__name__}: {redact(str(error))}"
+        problem = f"The client for {settings.base_url} cannot be created ({cause}); check the connection's base URL"
+    # Not chained: in the traceback, local variables contain the API key.
+    raise RunaConfigurationError(problem)
 
 
 class RunaHook(BaseHook):

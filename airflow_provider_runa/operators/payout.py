@@ -63,6 +63,7 @@ from airflow_provider_runa.utils.arguments import (
     unset_to_none,
 )
 from airflow_provider_runa.utils.assets import add_asset_event_extra
+from airflow_provider_runa.utils.event_loop import run_async
 from airflow_provider_runa.utils.failures import to_airflow_exception
 from airflow_provider_runa.utils.openlineage import build_lineage
 
@@ -247,14 +248,14 @@ class RunaPayoutOperator(RowsMixin, BaseOperator):
                 run = _Run(self._run_id(context))
                 if self.mode == "withdraw":
                     return self._publish(context, self._withdraw(ledger, run))
-                run.undecided = asyncio.run(self._catch_up(ledger)).undecided
+                run.undecided = run_async(self._catch_up(ledger)).undecided
                 choose = self._choose_planned if self.mode == "pay" else self._plan
                 batches = choose(ledger, run, context)
                 if self.mode == "plan":
                     return self._publish(context, self._summary(ledger, run))
                 if self.check_balance:
                     self._check_balance(ledger, batches)
-                processing, deadline, cause = asyncio.run(self._pay(ledger, run, batches))
+                processing, deadline, cause = run_async(self._pay(ledger, run, batches))
                 if processing and self.deferrable:
                     self._defer(processing, deadline, cause, run)
                 return self._publish(context, self._report(ledger, run, processing, cause))
@@ -290,7 +291,7 @@ class RunaPayoutOperator(RowsMixin, BaseOperator):
                 # The list, which the trigger reads, may be newer than the single orders.
                 seconds = INLINE_SECONDS if event["status"] == EventStatus.FINAL else 0.0
                 run = _Run(self._run_id(context), counts or {}, unplaced=unplaced)
-                processing = asyncio.run(self._settle_within(ledger, run, seconds))
+                processing = run_async(self._settle_within(ledger, run, seconds))
                 return self._publish(context, self._report(ledger, run, processing, cause))
         except RunaError as error:
             raise to_airflow_exception(error, outcome="The orders that were placed continue") from None

@@ -26,6 +26,7 @@ from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook, RunaSett
 from airflow_provider_runa.operators._placement_ports import AsyncClock, AsyncOrderClient
 from airflow_provider_runa.operators._rows import RowsMixin
 from airflow_provider_runa.utils.arguments import parse_datetime
+from airflow_provider_runa.utils.event_loop import run_async
 from airflow_provider_runa.utils.failures import to_airflow_exception
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def rebuild(
             await settle(ledger, client=reader, statuses=statuses, clock=clock)
             return found.rows + report.found
 
-    return asyncio.run(look(since=since))
+    return run_async(look(since=since))
 
 
 def _shown(difference: Difference) -> tuple[str, str, str | None, str]:
@@ -203,4 +204,4 @@ def compare(
                 engine, settings.identity_environment, client=client, campaign=campaign, since=since, until=until
             )
 
-    return asyncio.run(look())
+    return run_async(look())

@@ -35,6 +35,7 @@ from airflow_provider_runa.utils.arguments import (
     read_amount,
     read_days,
     read_items,
+    read_json,
     to_seconds,
     unset_to_none,
 )
@@ -84,8 +85,8 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         A list, an XCom, or a template that renders to a list or to JSON. (templated)
     :param currency: currency of the account balance that pays, three capital letters. (templated)
     :param description: text that Runa's portal shows and recipients do not see; at most 109 characters. (templated)
-    :param metadata: pairs of strings to find the order by, at most 14 (18 with an ``order_key``, 13 if the connection
-        names its deployment). (templated)
+    :param metadata: pairs of strings to find the order by, or their JSON; at most 14 (18 with an ``order_key``, 13 if
+        the connection names its deployment). (templated)
     :param order_key: business key of the order, such as ``spring-winback/customer-42``. All tasks with the same key
         share one order, which is paid once, also in other Airflow installations on the same account. Default: the
         task instance, so that each run and each mapped task pays once. ``None`` is rejected, because it may be a
@@ -137,7 +138,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
         items: Sequence[Mapping[str, Any]] | str,
         currency: str,
         description: str | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | str | None = None,
         order_key: str = NOTSET,
         look_back: timedelta | float | str = NOTSET,
         execution_mode: str = "async",
@@ -332,7 +333,7 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
             currency=self.currency,
             items=read_items(self.items),
             description=self.description or None,
-            metadata=self.metadata or None,
+            metadata=read_json("metadata", self.metadata or None) or None,
         )
         check_execution_mode(order, self.execution_mode)
         if self._has_links_to:

@@ -6,6 +6,7 @@ An error that waiting cannot fix fails the task at once. After any other error t
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_runa.api.errors import RunaError
 from airflow_provider_runa.hooks.runa import RunaHook
+from airflow_provider_runa.triggers.runa import MIN_PAUSE
 from airflow_provider_runa.utils.failures import NON_RETRYABLE, to_airflow_exception
 from airflow_provider_runa.utils.masking import printable
 
@@ -48,10 +50,17 @@ class WaitingSensor(BaseSensorOperator):
     #: Why the last poll failed.
     _unread: RunaError | None = None
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.reschedule:  # Airflow's scheduler may meet the same race as with a trigger that fires too soon
+            self.poke_interval = max(self.poke_interval, MIN_PAUSE)
+
     def execute(self, context: Context) -> Any:
         """Wait in the chosen mode."""
+        # Without its wrapper, which on Airflow 2.11 takes the call of a base class for that of a nested operator.
+        wait = inspect.unwrap(BaseSensorOperator.execute)
         try:
-            return self._defer() if self.deferrable else super().execute(context)
+            return self._defer() if self.deferrable else wait(self, context)
         except PermanentSensorFailure as error:
             raise AirflowFailException(str(error)) from None
         except (AirflowSensorTimeout, AirflowSkipException):

@@ -41,7 +41,8 @@ class RunaBalanceSensor(MaskRecipientsMixin, WaitingSensor):
     :param deferrable: wait in the triggerer, where ``exponential_backoff`` and ``max_wait`` have no effect. Default:
         ``[operators] default_deferrable``.
     :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``. (templated)
-    :param poke_interval: time between two polls, in seconds or as a ``timedelta``. Default: 60 seconds.
+    :param poke_interval: time between two polls, in seconds or as a ``timedelta``; with ``mode="reschedule"`` at least
+        5 seconds. Default: 60 seconds.
     :param timeout: time until the sensor gives up, in seconds or as a ``timedelta``. Default: 1 day.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,13 @@ class RunaOrderSensor(WaitingSensor):
     fail the task. The sensor returns the ids of the orders.
 
     :param order_id: id of the order, or a list of ids, such as the ``output`` of the task that placed them, mapped or
-        not. (templated)
+        not. A list may contain several of those; the ``None`` of a task that was skipped is left out, as long as an id
+        remains. (templated)
     :param deferrable: wait in the triggerer, where ``exponential_backoff`` and ``max_wait`` have no effect. Default:
         ``[operators] default_deferrable``.
     :param runa_conn_id: id of the Airflow connection. Default: ``runa_default``. (templated)
-    :param poke_interval: time between two polls, in seconds or as a ``timedelta``. Default: 30 seconds.
+    :param poke_interval: time between two polls, in seconds or as a ``timedelta``; with ``mode="reschedule"`` at least
+        5 seconds. Default: 30 seconds.
     :param timeout: time until the sensor gives up, in seconds or as a ``timedelta``. Default: 1 hour.
     """
 
@@ -55,7 +57,7 @@ class RunaOrderSensor(WaitingSensor):
     def __init__(
         self,
         *,
-        order_id: str | Sequence[str],
+        order_id: str | Sequence[Any],
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         runa_conn_id: str = DEFAULT_CONN_ID,
         poke_interval: float | timedelta = 30.0,
@@ -112,7 +114,7 @@ class RunaOrderSensor(WaitingSensor):
 
     def _order_ids(self) -> list[str]:
         value = self.order_id
-        ids = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+        ids = list(_flatten(value))
         if not ids or not all(map(_may_be_an_id, ids)):
             wrong = excerpt(value if isinstance(value, str) else ids or value)
             raise InvalidOrderError(
@@ -131,6 +133,15 @@ def _check_paid(hook: RunaHook, order: Order) -> None:
         order = hook.get_order(order.id)
     if problems := unpaid(order):
         raise PermanentSensorFailure(str(OrderMismatchError(order_id=order.id, problems="; ".join(problems))))
+
+
+def _flatten(given: Any) -> Iterator[Any]:
+    """Yield the ids of what upstream tasks pushed: a mapped one pushes several, a skipped one ``None``."""
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        for inner in given:
+            yield from _flatten(inner)
+    elif given is not None:
+        yield given
 
 
 def _may_be_an_id(given: Any) -> bool:

@@ -73,7 +73,16 @@ class MaskRecipientsMixin:
     """Masks the recipients in the fields of an operator or a sensor before Airflow stores the fields."""
 
     template_fields: Sequence[str]
-    items: Any
+
+    # Not an attribute of the instance: OpenLineage makes a mapping of those, whose own ``items`` it would replace.
+    @property
+    def items(self) -> Any:
+        """The payouts, as they were given or rendered."""
+        return self._items
+
+    @items.setter
+    def items(self, items: Any) -> None:
+        self._items = items
 
     def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:
         # Airflow calls this after rendering, also for mapped tasks.

@@ -13,6 +13,7 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskDeferred, TaskGroup
 
 from airflow_provider_runa.api.client import RunaClient
+from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from airflow_provider_runa.placement.errors import (
     OrderFailedError,
@@ -732,3 +733,15 @@ def test_airflow_tasks_test_is_a_first_attempt(runa: RunningSandbox) -> None:
         task.execute(task_context(try_number=0))
     assert task.clock.slept == 0  # type: ignore[attr-defined]
     assert runa.stats()["requests"] == {"POST /order": 1}
+
+
+@pytest.mark.parametrize("metadata", [{"campaign": "spring"}, '{"campaign": "spring"}'])
+def test_metadata_may_be_json(metadata: Any) -> None:
+    task = RunaCreateOrderOperator(task_id="pay", items=[ITEM], currency="USD", metadata=metadata)
+    assert task._build().metadata == {"campaign": "spring"}
+
+
+def test_metadata_that_is_not_json_is_wrong_input() -> None:
+    task = RunaCreateOrderOperator(task_id="pay", items=[ITEM], currency="USD", metadata="{'campaign': 'spring'}")
+    with pytest.raises(InvalidOrderError, match="metadata: rendered to text that is not JSON"):
+        task._build()

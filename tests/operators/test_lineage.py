@@ -180,3 +180,13 @@ def test_a_plan_is_in_the_event_and_has_no_lineage(
     task.execute(values)
     assert values["outlet_events"][ASSET].extra["rows"] == {"planned": 2}
     assert task.get_openlineage_facets_on_complete(None) is None
+
+
+def test_openlineage_can_describe_the_whole_task() -> None:
+    """An attribute ``items`` of the task would replace the method of OpenLineage's mapping, which redacts by it."""
+    utils = pytest.importorskip("airflow.providers.openlineage.utils.utils")
+    if not hasattr(utils, "TaskInfoComplete"):
+        pytest.skip("this release describes no whole task")
+    task = RunaCreateOrderOperator(task_id="pay", items=[ITEM], currency="USD")
+    described = utils.TaskInfoComplete(task)
+    assert dict(described.items())["task_id"] == "pay"

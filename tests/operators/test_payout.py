@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sqlite3
@@ -394,3 +395,10 @@ def test_links_are_kept_only_when_asked_for(runa: RunningSandbox, ledger_file: P
     more = [{"recipient_key": f"customer-{n}", "face_value": 10} for n in (8, 9)]
     operator(runa, more, defaults=by_link, store_links=True, task_id="b").execute(task_context(task_id="b"))
     assert len(set(links())) == 2
+
+
+def test_it_pays_in_a_notebook_where_an_event_loop_runs(runa: RunningSandbox, ledger_file: Path) -> None:
+    async def cell() -> Any:
+        return operator(runa, [row(1)]).execute(task_context())
+
+    assert asyncio.run(cell())["rows"] == {"paid": 1}

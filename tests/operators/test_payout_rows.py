@@ -122,6 +122,34 @@ def test_a_subclass_may_set_rows_which_do_not_show(runa: RunningSandbox) -> None
     assert "@example.com" not in repr(vars(task)), "OpenLineage reports attributes of tasks"
 
 
+def test_a_subclass_and_a_hook_may_read_the_rendered_rows(runa: RunningSandbox) -> None:
+    seen: list[Any] = []
+
+    class SevenEach(RunaPayoutOperator):
+        def pre_execute(self, context: Any) -> None:
+            seen.extend((len(self.rows), self.rows[0]["recipient_key"], bool(self.rows)))
+
+        def iter_rows(self, context: Any) -> Iterator[Any]:
+            for one in self.rows:
+                yield one | {"face_value": 7}
+
+    task = SevenEach(
+        task_id="pay",
+        campaign="spring",
+        currency="USD",
+        ledger_conn_id="ledger",
+        defaults=DEFAULTS,
+        rows="{{ rows }}",
+    )
+    task.clock = SharedClock(runa)  # type: ignore[assignment]
+    task.rows = rows = [row(1), row(2)]
+    render(task)
+    assert isinstance(task.rows, Masked)
+    task.pre_execute(task_context())
+    assert seen == [2, rows[0]["recipient_key"], True]
+    assert task.execute(task_context())["amounts"] == {"paid": "14.00"}
+
+
 # -- the defaults -----------------------------------------------------------------------------------------------------
 
 

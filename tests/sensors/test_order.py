@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    BaseSensorOperator,
     TaskDeferred,
 )
 
@@ -21,7 +23,7 @@ from airflow_provider_runa.api.models import NewOrder
 from airflow_provider_runa.hooks.runa import RunaHook
 from airflow_provider_runa.sensors.runa import RunaOrderSensor
 from airflow_provider_runa.triggers._events import EventStatus
-from airflow_provider_runa.triggers.runa import RunaOrderTrigger
+from airflow_provider_runa.triggers.runa import MIN_PAUSE, RunaOrderTrigger
 from tests.support.airflow import task_context
 from tests.support.sandbox import RunningSandbox
 
@@ -77,6 +79,33 @@ def test_it_ends_with_the_ids_once_all_orders_are_completed(runa: RunningSandbox
 
 
 @MODES
+def test_outputs_of_mapped_and_skipped_tasks_may_be_in_one_list(runa: RunningSandbox, mode: str) -> None:
+    ids = [place(runa), place(runa), place(runa)]
+    if mode == "resumed":
+        pytest.skip("the event names single ids")
+    assert wait(mode, [ids[:2], None, ids[2], []]) == ids
+
+
+@pytest.mark.parametrize(("mode", "pause"), [("reschedule", MIN_PAUSE), ("poke", 0.05)])
+def test_a_reschedule_is_not_sooner_than_a_trigger_would_fire(mode: str, pause: float) -> None:
+    assert RunaOrderSensor(task_id="wait", order_id="O-1", mode=mode, poke_interval=0.05).poke_interval == pause
+
+
+def test_a_guard_against_nested_operators_does_not_stop_it(
+    runa: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the one of Airflow 2.11, which a call of the base class's ``execute`` does not pass."""
+    order_id = place(runa)
+
+    @functools.wraps(BaseSensorOperator.execute)
+    def guarded(self: Any, context: Any) -> Any:
+        raise AssertionError("execute cannot be called outside TaskInstance!")
+
+    monkeypatch.setattr(BaseSensorOperator, "execute", guarded)
+    assert wait("poke", order_id) == [order_id]
+
+
+@MODES
 @pytest.mark.parametrize("mildness", [None, "soft_fail", "never_fail", "silent_fail"])
 def test_a_failed_order_fails_the_task_in_every_mode(runa: RunningSandbox, mode: str, mildness: str | None) -> None:
     runa.faults({"kind": "fail_order"})
@@ -101,7 +130,10 @@ def test_an_order_unknown_to_the_account_fails_the_task(runa: RunningSandbox, mo
 
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
-@pytest.mark.parametrize("order_id", [None, [], "", [""], ["O-1", None], 42, "None", "['O-1']", "O-1 O-2"])
+@pytest.mark.parametrize(
+    "order_id",
+    [None, [], "", [""], [None, [None]], ["O-1", 42], [["O-1"], {"O-2": 1}], 42, "None", "['O-1']", "O-1 O-2"],
+)
 def test_wrong_input_fails_the_task_and_is_never_a_skip(runa: RunningSandbox, mode: str, order_id: Any) -> None:
     with pytest.raises(AirflowFailException, match="order_id: must be an order id or a list of order ids"):
         wait(mode, order_id, soft_fail=True)

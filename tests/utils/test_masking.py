@@ -120,6 +120,13 @@ def test_the_mixin_reads_a_lazy_sequence_once() -> None:
     assert type(task.items.value) is list
 
 
+def test_a_hook_may_read_the_masked_items() -> None:
+    task = Task([ITEM, ITEM])
+    task._do_render_template_fields(task)
+    assert (len(task.items), task.items[0], list(task.items), bool(task.items)) == (2, ITEM, [ITEM, ITEM], True)
+    assert "items" not in vars(task), "OpenLineage would replace a method of its mapping"
+
+
 def test_the_mixin_leaves_missing_items_alone() -> None:
     task = Task(None)
     task._do_render_template_fields(task)
