@@ -103,7 +103,10 @@ def main(argv: Sequence[str] | None = None, *, sleep: Callable[[float], None] = 
         if found.final or not getattr(options, "watch", False):
             return found.status
         last = found
-        sleep(WATCH_SECONDS)
+        try:
+            sleep(WATCH_SECONDS)
+        except KeyboardInterrupt:
+            return found.status
 
 
 def _order(options: argparse.Namespace) -> Report:
@@ -130,7 +133,7 @@ def _order(options: argparse.Namespace) -> Report:
     items = _items(order, rows=options.rows)
     parts = [grid, _table(items, right=("payouts", "face_value"))] if items else [grid]
     status = NOT_FINE if failed else FINE
-    return Report(facts | {"payouts": items}, items, parts, status, OrderStatus(order.status).is_final)
+    return Report(facts | {"payouts": items}, items, parts, status, OrderStatus.is_final(order.status))
 
 
 def _items(order: Order, *, rows: bool) -> list[dict[str, Any]]:

@@ -283,6 +283,14 @@ def test_an_order_is_watched_until_it_is_final(environment: RunningSandbox, caps
     assert (shown, len(waits)) == (["PROCESSING", "COMPLETED"], 2)
 
 
+def test_a_watch_can_be_interrupted(environment: RunningSandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    order_id = place(environment, seconds=0)
+    assert status.main(["order", order_id, "--watch"], sleep=interrupt) == 0
+
+
 def test_a_campaign_is_watched_until_nothing_is_open(
     runa: RunningSandbox, ledger: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
