@@ -191,7 +191,7 @@ def open_client(settings: RunaSettings) -> Iterator[RunaClient]:
 @contextlib.contextmanager
 def _explained(conn_id: str, instead: str) -> Iterator[None]:
     """Say of a connection that Airflow does not find how a command can be given one."""
-    from airflow.exceptions import AirflowNotFoundException
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
     try:
         yield

@@ -205,7 +205,7 @@ def _progress(ledger: Ledger, options: argparse.Namespace, environment: str) -> 
         RowState.FAILED: ledger.reason(BatchState.FAILED),
         RowState.REJECTED: ledger.reason(BatchState.REJECTED),
     }
-    states = [
+    states: list[dict[str, Any]] = [
         {
             "state": state,
             "recipients": totals[state][0],

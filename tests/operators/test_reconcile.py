@@ -211,7 +211,7 @@ def test_the_command_lists_differences_with_recipients(runa: RunningSandbox, pai
     order_id = stray(runa)
     ended = run("--campaign", CAMPAIGN, "--ledger", "ledger", "--runa", "runa_default", home=tmp_path / "home")
     assert ended.returncode == 1, ended.stderr
-    head, *lines, last = [line for line in ended.stdout.splitlines() if line.strip(" ─")]
+    head, *lines, last = [line.strip() for line in ended.stdout.splitlines() if line.strip(" ─")]
     assert head.split() == ["KIND", "CAMPAIGN", "RECIPIENT", "ORDER", "WHAT"]
     amount, unknown = sorted(lines)
     assert amount.split()[:3] == ["amount_differs", CAMPAIGN, "customer-1@example.com"]
