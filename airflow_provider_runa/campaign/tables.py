@@ -346,6 +346,17 @@ def campaigns(engine: Engine, environment: str) -> list[str]:
         return list(connection.execute(query.order_by(campaign_table.c.name)).scalars())
 
 
+def all_campaigns(engine: Engine) -> list[tuple[str, str]]:
+    """Return the environment and the name of each campaign in a ledger, by name.
+
+    :param engine: see :func:`open_engine`; the tables must be there (:func:`create`, :func:`check`).
+    """
+    columns = campaign_table.c.environment, campaign_table.c.name
+    with engine.begin() as connection:
+        found = connection.execute(sa.select(*columns).order_by(columns[1], columns[0]))
+        return [(environment, name) for environment, name in found]
+
+
 def _place(engine: Engine) -> str:
     """Return where a ledger is, for a log: database, and on PostgreSQL the schema that tables are created in."""
     database = engine.url.render_as_string(hide_password=True) if engine.url.host else engine.url.database or "memory"

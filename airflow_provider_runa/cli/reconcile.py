@@ -5,33 +5,40 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_runa.campaign.reconcile import Difference
-from airflow_provider_runa.campaign.rows import read_defaults
-from airflow_provider_runa.cli.common import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
+from airflow_provider_runa.campaign.rows import read_campaign, read_defaults
+from airflow_provider_runa.campaign.tables import campaigns
+from airflow_provider_runa.cli.common import (
+    FINE,
+    NOT_FINE,
+    NotFoundError,
+    Report,
+    create_parser,
+    ledger_option,
+    listed,
+    open_client,
+    open_ledger,
+    output_options,
+    run,
+    runa_option,
+    runa_settings,
+    table,
+)
 from airflow_provider_runa.operators.reconcile import compare, rebuild
 from airflow_provider_runa.utils.arguments import parse_datetime
 
-SAME, DIFFERENT, FAILED = 0, 1, 2
-
-_EPILOG = """\
-exit status: 0 nothing differs, 1 something differs, 2 the comparison failed.
-Airflow's connections are read as Airflow reads them, such as from environment
-variables AIRFLOW_CONN_….
-"""
+_FIELDS = ("kind", "campaign", "recipient_key", "order_id", "text")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="runa-reconcile",
-        description="List the differences between the ledger of a campaign or of a period and Runa.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = create_parser(
+        "runa-reconcile",
+        "List the differences between the ledger of a campaign or of a period and Runa.",
+        [ledger_option(), runa_option(), output_options()],
     )
     add = parser.add_argument
     add(
@@ -47,8 +54,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="first take rows of a CSV or JSONL file into the ledger that orders of the campaign pay (a lost ledger)",
     )
-    add("--ledger", required=True, metavar="CONN_ID_OR_URL", help=LEDGER_HELP)
-    add("--runa", metavar="CONN_ID", help=RUNA_HELP)
     return parser
 
 
@@ -79,28 +84,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("set --campaign or --since")
     if options.rebuild is not None and options.campaign is None:
         parser.error("--rebuild needs --campaign")
-    try:
-        with without_a_log(), open_ledger(options.ledger, reading=options.rebuild is None) as engine:
-            if options.rebuild is not None:
-                rows, settings = _read_rows(options.rebuild), runa_settings(options.runa)
+    result = run(lambda: _compare(options), options)
+    return result if isinstance(result, int) else result.status
+
+
+def _compare(options: argparse.Namespace) -> Report:
+    settings = runa_settings(options.runa)
+    with open_ledger(options.ledger, reading=options.rebuild is None) as engine:
+        if options.rebuild is not None:
+            rows = _read_rows(options.rebuild)
+            with open_client(settings):
                 rebuild(engine, settings, options.campaign, rows, defaults=read_defaults(None), since=options.since)
+        elif options.campaign is not None:
+            names = campaigns(engine, settings.identity_environment)
+            if read_campaign(options.campaign) not in names:
+                where = f" for {settings.identity_environment}"
+                raise NotFoundError(f"The ledger has no campaign {options.campaign!r}{where}.{listed(names)}")
+        with open_client(settings):
             period = {"since": options.since, "until": options.until}
-            result = compare(engine, runa_settings(options.runa), campaign=options.campaign, **period)
-    except Exception as error:  # every error: status 1 would report a difference
-        print(f"The comparison failed: {one_line(error)}", file=sys.stderr)
-        return FAILED
-    if result.differences:
-        _print_table(result.differences)
-    print(result)
-    return DIFFERENT if result.differences else SAME
-
-
-def _print_table(differences: Sequence[Difference]) -> None:
-    rows = [("KIND", "CAMPAIGN", "RECIPIENT", "ORDER", "WHAT")]
-    rows += [(d.kind, d.campaign, d.recipient_key or "-", d.order_id or "-", d.text) for d in differences]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for *cells, last in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), last]))
+            result = compare(engine, settings, campaign=options.campaign, **period)
+    records = [
+        dict(zip(_FIELDS, (d.kind, d.campaign, d.recipient_key, d.order_id, d.text), strict=True))
+        for d in result.differences
+    ]
+    columns = ("KIND", "CAMPAIGN", "RECIPIENT", "ORDER", "WHAT")
+    differences = table(*columns, rows=[list(record.values()) for record in records], wrong=[True] * len(records))
+    return Report(
+        {
+            "differences": records,
+            "orders": result.orders,
+            "hidden": result.hidden,
+            "open_rows": result.open_rows,
+        },
+        records,
+        [differences, str(result)] if records else [str(result)],
+        NOT_FINE if records else FINE,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``runa-status``: shows an order, the progress of a campaign, or the balances, as a table.
+"""``runa-status``: shows an order, the progress of a campaign, the campaigns of a ledger, or the balances.
 
 It only reads, and prints neither recipients nor payout links. Recipient keys are chosen by the user and may be
 addresses, so they are printed only with ``--rows``.
@@ -7,100 +7,114 @@ addresses, so they are printed only with ``--rows``.
 from __future__ import annotations
 
 import argparse
-import sys
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import Any
 
-from rich import box
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
 
-from airflow_provider_runa.api.client import RunaClient
 from airflow_provider_runa.api.errors import RunaNotFoundError, redact
 from airflow_provider_runa.api.models import Order, OrderItem, OrderStatus, PlacedProducts
 from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.rows import read_campaign
-from airflow_provider_runa.campaign.tables import BatchState, RowState, campaigns
-from airflow_provider_runa.cli.common import LEDGER_HELP, RUNA_HELP, one_line, open_ledger, runa_settings, without_a_log
+from airflow_provider_runa.campaign.tables import BatchState, RowState, all_campaigns
+from airflow_provider_runa.cli.common import (
+    FINE,
+    NOT_FINE,
+    NotFoundError,
+    Report,
+    create_parser,
+    ledger_option,
+    listed,
+    open_client,
+    open_ledger,
+    output_options,
+    run,
+    runa_option,
+    runa_settings,
+    shown,
+    table,
+)
+from airflow_provider_runa.placement.identity import normalize_environment
 
-FINE, NOT_FINE = 0, 1  # argparse uses 2 for an invalid command line
+WATCH_SECONDS = 5.0
 
-_EPILOG = """\
-exit status: 0 success, 1 something failed or was not found,
-2 the command line is invalid.
-With RUNA_API_KEY and a URL for the ledger, Airflow is not needed. Otherwise
-Airflow's connections are read as Airflow reads them, such as from environment
-variables AIRFLOW_CONN_….
-"""
+# Rows in these states need somebody's attention.
+_WRONG = (RowState.FAILED, RowState.REJECTED, RowState.MISMATCH)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="runa-status",
-        description="Show an order, the progress of a campaign, or the balances. Reads only.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = create_parser(
+        "runa-status", "Show an order, the progress of a campaign, the campaigns, or the balances. Reads only."
     )
-    runa = argparse.ArgumentParser(add_help=False)
-    runa.add_argument("--runa", metavar="CONN_ID", help=RUNA_HELP)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="order | campaign | balance")
+    watch = argparse.ArgumentParser(add_help=False)
+    watch.add_argument("--watch", action="store_true", help="show each change until nothing can change any more")
+    runa, ledger, output = runa_option(), ledger_option(), output_options()
+    commands = parser.add_subparsers(dest="command", required=True, metavar="order | campaign | campaigns | balance")
 
-    order = commands.add_parser("order", parents=[runa], help="show an order at Runa")
+    order = commands.add_parser("order", parents=[runa, output, watch], help="show an order at Runa")
     order.add_argument("order_id", metavar="ORDER_ID", help="Runa's id of the order, O-…")
     order.add_argument("--rows", action="store_true", help="list each payout with its id, instead of counts")
 
-    campaign = commands.add_parser("campaign", parents=[runa], help="show the progress of a campaign, from its ledger")
+    parents = [ledger, output, watch]
+    campaign = commands.add_parser("campaign", parents=parents, help="show the progress of a campaign, from its ledger")
     campaign.add_argument("campaign", metavar="NAME", help="name of the campaign")
-    campaign.add_argument("--ledger", required=True, metavar="CONN_ID_OR_URL", help=LEDGER_HELP)
     campaign.add_argument(
-        "--rows",
-        nargs="*",
+        "--runa", metavar="CONN_ID", help="only in the environment of this Airflow connection (default: in all)"
+    )
+    campaign.add_argument("--rows", action="store_true", help="list the rows with their recipient keys")
+    campaign.add_argument(
+        "--state",
+        action="append",
         type=RowState,
         choices=list(RowState),
         metavar="STATE",
-        help=f"also list the recipient keys, all or those in some states ({', '.join(RowState)})",
+        help=f"with --rows: only rows in this state, repeatable ({', '.join(RowState)})",
     )
 
-    balance = commands.add_parser("balance", parents=[runa], help="show the balances")
+    commands.add_parser("campaigns", parents=[ledger, output], help="list the campaigns of a ledger")
+
+    balance = commands.add_parser("balance", parents=[runa, output], help="show the balances")
     balance.add_argument("currency", nargs="*", metavar="CURRENCY", help="ISO 4217 code (default: all above zero)")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, sleep: Callable[[float], None] = time.sleep) -> int:
     """Run a command, and print its table.
 
     :param argv: arguments of the command, without its name. Default: those of the process.
+    :param sleep: waits between two looks of ``--watch``.
     :returns: exit status.
     """
-    options = _parser().parse_args(argv)
-    # A table in a file or a pipe must not be cut to the width of a terminal.
-    width = None if sys.stdout.isatty() else 1000
-    console = Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
-    try:
-        with without_a_log():
-            if options.command == "order":
-                return _order(console, options)
-            if options.command == "campaign":
-                return _campaign(console, options)
-            return _balance(console, options)
-    except Exception as error:  # every error: print one line instead of a traceback
-        print(f"The command failed: {one_line(error)}", file=sys.stderr)
-        return NOT_FINE
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.command == "campaign" and options.state and not options.rows:
+        parser.error("--state needs --rows")
+    looks = {"order": _order, "campaign": _campaign, "campaigns": _campaigns, "balance": _balance}
+    look = looks[options.command]
+    last: Report | None = None
+    while True:
+        found = run(lambda: look(options), options, unless=last)
+        if isinstance(found, int):
+            return found
+        if found.final or not getattr(options, "watch", False):
+            return found.status
+        last = found
+        try:
+            sleep(WATCH_SECONDS)
+        except KeyboardInterrupt:
+            return found.status
 
 
-def _client(options: argparse.Namespace) -> RunaClient:
-    return RunaClient(**runa_settings(options.runa).client_arguments())
-
-
-def _order(console: Console, options: argparse.Namespace) -> int:
-    with _client(options) as client:
+def _order(options: argparse.Namespace) -> Report:
+    with open_client(runa_settings(options.runa)) as client:
         try:
             order = client.get_order(options.order_id)
         except RunaNotFoundError:
-            print(f"This Runa account does not have order {options.order_id}.", file=sys.stderr)
-            return NOT_FINE
+            raise NotFoundError(f"This Runa account does not have order {options.order_id}.") from None
     facts = {
         "order": order.id,
         "status": order.status,
@@ -111,24 +125,24 @@ def _order(console: Console, options: argparse.Namespace) -> int:
         "price": _money(order.total_price, order.currency),
         "discount": _money(order.total_discount, order.currency),
     }
+    failed = order.status == OrderStatus.FAILED
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         if value is not None:
-            grid.add_row(name, _shown(value))
-    console.print(grid)
-    if order.items:
-        console.print(_items(order, rows=options.rows))
-    return NOT_FINE if order.status == OrderStatus.FAILED else FINE
+            grid.add_row(name, shown(value), style="red" if failed and name == "status" else None)
+    items = _items(order, rows=options.rows)
+    parts = [grid, _table(items, right=("payouts", "face_value"))] if items else [grid]
+    status = NOT_FINE if failed else FINE
+    return Report(facts | {"payouts": items}, items, parts, status, OrderStatus.is_final(order.status))
 
 
-def _items(order: Order, *, rows: bool) -> Table:
-    """Return the payouts of an order as a table: one row each, or one row per kind with its number."""
+def _items(order: Order, *, rows: bool) -> list[dict[str, Any]]:
+    """Return the payouts of an order: one record each, or one per kind with its number."""
+    names = ("face_value", "product", "by", "payout")
     if rows:
-        return _table(
-            "ITEM", ">FACE VALUE", "PRODUCT", "BY", "PAYOUT", rows=[(i.id, *_kind(i)) for i in order.items or ()]
-        )
+        return [{"item": i.id} | dict(zip(names, _kind(i), strict=True)) for i in order.items or ()]
     kinds = Counter(_kind(item) for item in order.items or ())
-    return _table(">PAYOUTS", ">FACE VALUE", "PRODUCT", "BY", "PAYOUT", rows=[(n, *kind) for kind, n in kinds.items()])
+    return [{"payouts": n} | dict(zip(names, kind, strict=True)) for kind, n in kinds.items()]
 
 
 def _kind(item: OrderItem) -> tuple[object, ...]:
@@ -140,86 +154,123 @@ def _product(products: PlacedProducts) -> str:
     return products.value or products.template_id or " ".join(products.values or ()) or products.type
 
 
-def _campaign(console: Console, options: argparse.Namespace) -> int:
-    environment = runa_settings(options.runa).identity_environment
+def _campaigns(options: argparse.Namespace) -> Report:
     with open_ledger(options.ledger) as engine:
-        campaign = read_campaign(options.campaign)
-        if campaign not in campaigns(engine, environment):
-            print(f"The ledger has no campaign {campaign!r} for {environment}.", file=sys.stderr)
-            return NOT_FINE
-        ledger = Ledger(engine, environment, campaign)
-        batches = ledger.batches()
-        progress = {currency: ledger.totals(currency) for currency in sorted({batch.currency for batch in batches})}
-        reasons = {
-            RowState.SENT: ledger.reason(BatchState.OPEN),
-            RowState.FAILED: ledger.reason(BatchState.FAILED),
-            RowState.REJECTED: ledger.reason(BatchState.REJECTED),
-        }
-        keys = None if options.rows is None else list(ledger.rows(*options.rows))
-    console.print(
-        _table(
-            *("STATE", ">RECIPIENTS", ">AMOUNT", "LATEST REASON"),
-            rows=[
-                (state, totals[state][0], _money(totals[state][1], currency), reasons.get(state))
-                for currency, totals in progress.items()
-                for state in RowState
-                if state in totals
-            ],
-        )
+        records = [
+            {"campaign": name, "environment": environment} | _paid(Ledger(engine, environment, name).totals())
+            for environment, name in all_campaigns(engine)
+        ]
+    wrong = any(record["failed"] for record in records)
+    parts = [_table(records, right=("recipients", "paid", "failed"), wrong=lambda record: record["failed"])]
+    return Report(records, records, parts if records else ["The ledger has no campaign."], NOT_FINE if wrong else FINE)
+
+
+def _paid(totals: dict[RowState, tuple[int, Decimal]]) -> dict[str, int]:
+    counts = Counter({state: count for state, (count, _) in totals.items()})
+    return {
+        "recipients": counts.total(),
+        "paid": counts[RowState.PAID],
+        "failed": sum(counts[state] for state in _WRONG),
+    }
+
+
+def _campaign(options: argparse.Namespace) -> Report:
+    name = read_campaign(options.campaign)
+    only = None if options.runa is None else runa_settings(options.runa).identity_environment
+    with open_ledger(options.ledger) as engine:
+        there = [one for one in all_campaigns(engine) if only is None or one[0] == normalize_environment(only)]
+        found = [_progress(Ledger(engine, *one), options, one[0]) for one in there if one[1] == name]
+    if not found:
+        names = sorted({one for _, one in there})
+        where = "" if only is None else f" for {only}"
+        raise NotFoundError(f"The ledger has no campaign {options.campaign!r}{where}.{listed(names)}")
+    parts: list[RenderableType] = []
+    for report in found:
+        parts += [f"{report.document['environment']}:"] * (len(found) > 1)
+        parts += report.parts
+    return Report(
+        {"campaign": name, "environments": [report.document for report in found]},
+        [record for report in found for record in report.records],
+        parts,
+        max(report.status for report in found),
+        all(report.final for report in found),
     )
+
+
+def _progress(ledger: Ledger, options: argparse.Namespace, environment: str) -> Report:
+    """Return the progress of a campaign in one environment."""
+    batches = ledger.batches()
+    reasons = {
+        RowState.SENT: ledger.reason(BatchState.OPEN),
+        RowState.FAILED: ledger.reason(BatchState.FAILED),
+        RowState.REJECTED: ledger.reason(BatchState.REJECTED),
+    }
+    states: list[dict[str, Any]] = [
+        {
+            "state": state,
+            "recipients": totals[state][0],
+            "amount": _money(totals[state][1], currency),
+            "latest_reason": reasons.get(state),
+        }
+        for currency in sorted({batch.currency for batch in batches})
+        for totals in [ledger.totals(currency)]
+        for state in RowState
+        if state in totals
+    ]
     counts: Counter[RowState] = Counter()
-    for totals in progress.values():
-        counts.update({state: count for state, (count, _) in totals.items()})
-    orders = Counter(batch.state for batch in batches)
-    listed = ", ".join(f"{orders[state]} {state}" for state in BatchState if orders[state])
-    console.out(f"{counts[RowState.PAID]} of {counts.total()} recipient(s) paid. Orders: {listed or 'none'}.")
-    if keys is not None:
-        console.print(
-            _table(
-                *("RECIPIENT", "STATE", ">AMOUNT", "ORDER", "ITEM", "REASON"),
-                rows=[
-                    [
-                        *(row["recipient_key"], row["state"], _money(row["amount"], row["currency"])),
-                        *(row["order_id"], row["item_id"], row["error"]),
-                    ]
-                    for row in keys
-                ],
-            )
-        )
-    return NOT_FINE if any(counts[state] for state in (RowState.FAILED, RowState.REJECTED, RowState.MISMATCH)) else FINE
+    for record in states:
+        counts[record["state"]] += record["recipients"]
+    orders = Counter(str(batch.state) for batch in batches)
+    list_of_orders = ", ".join(f"{orders[state]} {state}" for state in BatchState if orders[state])
+    parts: list[RenderableType] = [
+        _table(states, right=("recipients", "amount"), wrong=_is_wrong),
+        f"{counts[RowState.PAID]} of {counts.total()} recipient(s) paid. Orders: {list_of_orders or 'none'}.",
+    ]
+    document: dict[str, Any] = {"environment": environment, "states": states, "orders": orders}
+    records = states
+    if options.rows:
+        records = document["rows"] = [
+            {
+                "recipient": row["recipient_key"],
+                "state": row["state"],
+                "amount": _money(row["amount"], row["currency"]),
+                "order": row["order_id"],
+                "item": row["item_id"],
+                "reason": row["error"],
+            }
+            for row in ledger.rows(*options.state or ())
+        ]
+        parts.append(_table(records, right=("amount",), wrong=_is_wrong))
+    status = NOT_FINE if any(counts[state] for state in _WRONG) else FINE
+    final = not counts[RowState.PLANNED] and not counts[RowState.SENT]
+    return Report(document, [{"environment": environment} | record for record in records], parts, status, final)
 
 
-def _balance(console: Console, options: argparse.Namespace) -> int:
-    with _client(options) as client:
+def _is_wrong(record: dict[str, Any]) -> bool:
+    return record["state"] in _WRONG
+
+
+def _balance(options: argparse.Namespace) -> Report:
+    with open_client(runa_settings(options.runa)) as client:
         balances = [client.get_balance(currency) for currency in options.currency] or client.get_balances()
-    if balances:
-        console.print(_table("CURRENCY", ">BALANCE", rows=[(b.currency, f"{b.balance:,.2f}") for b in balances]))
-    else:
-        console.out("No balance is above zero.")
-    return FINE
+    records = [{"currency": b.currency, "balance": f"{b.balance:.2f}"} for b in balances]
+    shown_balances = [{"currency": b.currency, "balance": f"{b.balance:,.2f}"} for b in balances]
+    parts = [_table(shown_balances, right=("balance",))] if balances else ["No balance is above zero."]
+    return Report(records, records, parts)
 
 
-def _table(*columns: str, rows: Iterable[Sequence[object]]) -> Table:
-    """Return a table.
-
-    :param columns: the headers. A ``>`` in front aligns the column to the right.
-    :param rows: the values, one sequence per row; ``None`` is shown as ``-``.
-    """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
-    for row in rows:
-        table.add_row(*(_shown(value) for value in row))
-    return table
-
-
-def _shown(value: object) -> str:
-    """Return a value as text without control characters, so that a description or a key cannot control the terminal."""
-    if value is None:
-        return "-"
-    if isinstance(value, datetime):
-        value = value.astimezone(UTC).isoformat(" ", "seconds")
-    return "".join(character if character.isprintable() else "\ufffd" for character in str(value))
+def _table(
+    records: Sequence[dict[str, Any]],
+    *,
+    right: Sequence[str] = (),
+    wrong: Callable[[dict[str, Any]], object] = lambda record: False,
+) -> Table:
+    """Return records as a table, with their keys as headers."""
+    return table(
+        *(">" * (name in right) + name.replace("_", " ").upper() for name in (records[0] if records else ())),
+        rows=[list(record.values()) for record in records],
+        wrong=[bool(wrong(record)) for record in records],
+    )
 
 
 def _money(amount: Decimal | None, currency: str | None) -> str | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import ipaddress
+import json
 import re
+import shlex
 import socket
 import sqlite3
 import sys
@@ -47,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--orders-per-minute", type=int, default=300, help="order requests before a 429 (default 300)")
     add("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="every answer takes (default 0)")
     add("--fail-orders", type=int, default=0, metavar="N", help="the first N orders end FAILED (default 0)")
+    add("--log-requests", action="store_true", help="print method, path and status of each request")
     add("--in-progress-status", type=int, choices=(400, 102), default=400, help="for a key in use (default 400)")
     return parser
 
@@ -69,13 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _is_loopback(options.host):
         print(f"Warning: {options.host} can be reached from other machines.", file=sys.stderr)
 
+    api_keys = options.api_key or [DEFAULT_API_KEY]
     host = f"[{options.host}]" if ":" in options.host else options.host
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         listener = socket.create_server((options.host, options.port), family=family)
         address = f"http://{host}:{listener.getsockname()[1]}"
         engine = Engine(
-            api_keys=options.api_key or (DEFAULT_API_KEY,),
+            api_keys=api_keys,
             processing_delay=options.processing_delay,
             balances=dict(options.balance) if options.balance else None,
             orders_per_minute=options.orders_per_minute,
@@ -85,13 +90,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             in_progress_status=options.in_progress_status,
         )
     except (OSError, OverflowError, sqlite3.Error) as error:
-        print(f"The sandbox cannot start: {error}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            reason = f"port {options.port} is in use. Is another sandbox running? --port 0 takes a free port."
+        else:
+            reason = str(error)
+        print(f"The sandbox cannot start: {reason}", file=sys.stderr)
         return 1
     if options.fail_orders:
         engine.faults.append(Fault("fail_order", count=options.fail_orders))
 
     config = uvicorn.Config(
-        create_app(engine),
+        create_app(engine, log_requests=options.log_requests),
         http="h11",
         access_log=False,
         log_level="warning",
@@ -103,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     async def serve() -> None:
         # The socket listens and a signal is handled: what reads this line can connect to the sandbox, and can stop it.
         print(f"Runa sandbox on {address}/v2", flush=True)
+        connection = {"conn_type": "runa", "password": api_keys[0], "host": f"{address}/v2"}
+        print(f"export AIRFLOW_CONN_RUNA_DEFAULT={shlex.quote(json.dumps(connection))}", flush=True)
         await server.serve(sockets=[listener])
 
     with contextlib.suppress(KeyboardInterrupt):

@@ -18,10 +18,11 @@ PREFIX = "/v2"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(engine: Engine) -> FastAPI:
+def create_app(engine: Engine, *, log_requests: bool = False) -> FastAPI:
     """Return the application that serves an engine.
 
     :param engine: what answers.
+    :param log_requests: print a line per request to the API: method, path without the query, and status.
     """
     app = FastAPI(title="Runa sandbox", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.engine = engine
@@ -31,6 +32,9 @@ def create_app(engine: Engine) -> FastAPI:
         answer = engine.handle(
             request.method, path, request.query_params.multi_items(), request.headers, await request.body()
         )
+        if log_requests:  # no headers, query and bodies: they have keys and recipients
+            dropped = f" ({answer.drop} dropped)" if answer.drop else ""
+            print(f"{request.method} {request.url.path} {answer.status}{dropped}", flush=True)
         if answer.delay > 0:
             try:
                 await asyncio.sleep(answer.delay)

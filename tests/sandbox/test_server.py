@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -396,6 +397,30 @@ def test_it_listens_on_this_machine_only() -> None:
         assert process.communicate(timeout=10)[1] == ""
 
 
+def test_it_prints_the_connection_for_airflow(tmp_path: Path) -> None:
+    with running("--api-key", "XXown.it's") as (process, line):
+        assert process.stdout is not None
+        export = process.stdout.readline()
+    done = subprocess.run(
+        ["sh", "-c", f'{export}\nprintf %s "$AIRFLOW_CONN_RUNA_DEFAULT"'], capture_output=True, check=True, text=True
+    )
+    assert export.startswith("export AIRFLOW_CONN_RUNA_DEFAULT='{")
+    assert json.loads(done.stdout) == {"conn_type": "runa", "password": "XXown.it's", "host": line.split()[-1]}
+
+
+@pytest.mark.parametrize("logs", [True, False])
+def test_it_logs_requests_without_secrets(logs: bool) -> None:
+    with running(*["--log-requests"] * logs) as (process, line):
+        url = line.split()[-1]
+        httpx.get(f"{url}/balance?currency=SECRET", headers={"X-Api-Key": "XXsandbox.secret"})
+        httpx.get(f"{url}/orders")
+        process.terminate()
+        said = [text for text in process.communicate(timeout=10)[0].splitlines() if not text.startswith("export ")]
+    assert [words.split()[:2] for words in said] == ([["GET", "/v2/balance"], ["GET", "/v2/orders"]] if logs else [])
+    assert "SECRET" not in "".join(said)
+    assert not logs or said[1].endswith(" 401")
+
+
 @pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("localhost", False)])
 def test_it_warns_where_others_can_reach_it(host: str, warns: bool) -> None:
     with running("--host", host) as (process, line):
@@ -448,7 +473,7 @@ def test_it_stops_without_a_word_while_an_answer_is_slow(how: int) -> None:
         (["--processing-delay", "nan"], "'nan' is not a number of seconds"),
         (["--in-progress-status", "500"], "invalid choice"),
         (["--port", "99999"], "The sandbox cannot start: "),
-        (["--port", "{used}"], "The sandbox cannot start: [Errno 98] Address already in use"),
+        (["--port", "{used}"], "port {used} is in use. Is another sandbox running? --port 0 takes"),
         (
             ["--port", "0", "--database", "/nonexistent/runa.db"],
             "The sandbox cannot start: unable to open database file",
@@ -460,7 +485,7 @@ def test_what_cannot_be_is_said_in_one_line(sandbox: RunningSandbox, options: li
     command = [*COMMAND, *[option.format(used=used) for option in options]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     assert done.returncode in (1, 2)
-    assert said in done.stderr.splitlines()[-1]
+    assert said.format(used=used) in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
