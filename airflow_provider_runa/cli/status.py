@@ -20,7 +20,7 @@ from airflow_provider_runa.api.errors import RunaNotFoundError, redact
 from airflow_provider_runa.api.models import Order, OrderItem, OrderStatus, PlacedProducts
 from airflow_provider_runa.campaign.ledger import Ledger
 from airflow_provider_runa.campaign.rows import read_campaign
-from airflow_provider_runa.campaign.tables import BatchState, RowState, all_campaigns
+from airflow_provider_runa.campaign.tables import BatchState, RowState, all_campaigns, campaigns
 from airflow_provider_runa.cli.common import (
     FINE,
     NOT_FINE,
@@ -38,7 +38,6 @@ from airflow_provider_runa.cli.common import (
     shown,
     table,
 )
-from airflow_provider_runa.placement.identity import normalize_environment
 
 WATCH_SECONDS = 5.0
 
@@ -178,7 +177,7 @@ def _campaign(options: argparse.Namespace) -> Report:
     name = read_campaign(options.campaign)
     only = None if options.runa is None else runa_settings(options.runa).identity_environment
     with open_ledger(options.ledger) as engine:
-        there = [one for one in all_campaigns(engine) if only is None or one[0] == normalize_environment(only)]
+        there = all_campaigns(engine) if only is None else [(only, one) for one in campaigns(engine, only)]
         found = [_progress(Ledger(engine, *one), options, one[0]) for one in there if one[1] == name]
     if not found:
         names = sorted({one for _, one in there})
