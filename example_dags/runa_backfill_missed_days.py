@@ -34,6 +34,7 @@ def reward(entitlement: dict[str, str]) -> dict:
 
 with DAG(
     dag_id="runa_backfill_missed_days",
+    doc_md=__doc__,
     schedule="@daily",
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,

@@ -13,6 +13,7 @@ from airflow_provider_runa.transfers.sql_to_runa import SqlToRunaOperator
 
 with DAG(
     dag_id="runa_campaign_backfill",
+    doc_md=__doc__,
     schedule="@daily",
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,

@@ -16,6 +16,7 @@ CAMPAIGN = {"campaign": "winback", "currency": "USD", "ledger_conn_id": "ledger"
 
 with DAG(
     dag_id="runa_campaign_with_approval",
+    doc_md=__doc__,
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     default_args={"retries": 3},

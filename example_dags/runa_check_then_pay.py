@@ -21,6 +21,7 @@ ADDRESSES = {"customer-1": "ada@example.com", "customer-2": "grace@example.com"}
 
 with DAG(
     dag_id="runa_check_then_pay",
+    doc_md=__doc__,
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     default_args={"retries": 3},
@@ -49,6 +50,7 @@ with DAG(
 
 with DAG(
     dag_id="runa_after_paying",
+    doc_md=__doc__,
     schedule=[PAID],
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     tags=["runa", "example"],

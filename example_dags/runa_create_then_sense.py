@@ -10,6 +10,7 @@ from airflow_provider_runa.sensors.runa import RunaOrderSensor
 
 with DAG(
     dag_id="runa_create_then_sense",
+    doc_md=__doc__,
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     default_args={"retries": 3},

@@ -32,6 +32,7 @@ def order_of(group: str) -> dict:
 
 with DAG(
     dag_id="runa_recipient_groups",
+    doc_md=__doc__,
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     default_args={"retries": 3},

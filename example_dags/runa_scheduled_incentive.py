@@ -26,6 +26,7 @@ def qualified(monday: str) -> list[dict]:
 
 with DAG(
     dag_id="runa_scheduled_incentive",
+    doc_md=__doc__,
     schedule="0 6 * * MON",
     start_date=pendulum.datetime(2026, 1, 5, tz="UTC"),
     catchup=False,

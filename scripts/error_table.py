@@ -1,4 +1,4 @@
-"""``make docs/errors.md``: the table of how an attempt to place an order can end without one, from the code.
+"""``make docs/errors.md``: how an attempt to place an order can end without one, a heading for each error.
 
 python -m scripts.error_table > docs/errors.md
 """
@@ -25,11 +25,14 @@ differently. Wrong input (a missing field, a bad amount, a sum over `max_total`)
 anything is sent.
 """
 
-TABLE = """
-## {title}
+ENTRY = """
+### {name}
 
-| error | what happened to the money | what the task does next | what to do |
-|---|---|---|---|
+**The money.** {money}
+
+**Next.** {next}
+
+**What to do.** {todo}
 """
 
 PARTS = {"One order": placement, "A campaign": campaign}
@@ -45,10 +48,11 @@ def render() -> str:
     """Return the page."""
     page = HEAD
     for title, module in PARTS.items():
-        page += TABLE.format(title=title)
+        page += f"\n## {title}\n"
         for kind in kinds(module):
-            cells = (f"`{kind.__name__}`", _plain(kind.money), _plain(kind.next), _plain(kind.todo))
-            page += f"| {' | '.join(cells)} |\n"
+            page += ENTRY.format(
+                name=kind.__name__, money=_plain(kind.money), next=_plain(kind.next), todo=_plain(kind.todo)
+            )
     return page
 
 
