@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -39,6 +40,16 @@ def ledger_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "ledger.db"
     monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps({"conn_type": "sqlite", "host": str(path)}))
     return path
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    """Return the first line of the log with a text. Before Airflow 3, the log is one of the standard library."""
+
+    def line_with(text: str) -> str:
+        return next(line for line in (caplog.text + capsys.readouterr().out).splitlines() if text in line)
+
+    return line_with
 
 
 class Operator(RunaPayoutOperator):
@@ -164,10 +175,15 @@ def later(runa: RunningSandbox, rows: Any, **values: Any) -> dict[str, Any]:
 
 
 def test_two_runs_at_once_pay_everybody_once(runa: RunningSandbox) -> None:
+    def pay(start: int) -> dict[str, Any]:
+        with contextlib.suppress(ImportError):  # Airflow 2 lets operators run in the main thread only
+            from airflow.models.baseoperator import ExecutorSafeguard
+
+            ExecutorSafeguard._sentinel.callers = {}
+        return run(runa, rows_of(*range(start, start + 600)), run_id=f"run-{start}")
+
     with ThreadPoolExecutor(2) as pool:
-        work = [
-            pool.submit(run, runa, rows_of(*range(start, start + 600)), run_id=f"run-{start}") for start in (0, 200)
-        ]
+        work = [pool.submit(pay, start) for start in (0, 200)]
         summaries = [one.result() for one in work]
     assert paid(runa) == set(range(800))
     assert sum(summary["run"]["paid"] for summary in summaries) == 800
@@ -255,36 +271,30 @@ def test_the_summary_of_a_plan_counts_what_is_open(runa: RunningSandbox) -> None
     assert counts(summary, "read", "planned", "paid", "open") == {"read": 2, "planned": 2, "paid": 0, "open": 2}
 
 
-def test_an_empty_input_is_a_warning(runa: RunningSandbox, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_input_is_a_warning(runa: RunningSandbox, logged: Callable[[str], str]) -> None:
     assert run(runa, [])["run"]["read"] == 0
-    assert "[warning" in (line := line_with(capsys, "the input is empty, so there is nobody to pay."))
+    assert "warning" in (line := logged("the input is empty, so there is nobody to pay.")).lower()
     assert "'spring'" in line
     assert run(runa, rows_of(1))["rows"] == {"paid": 1}, "an empty plan froze the run"
 
 
 def test_another_amount_for_somebody_who_is_paid_is_a_warning(
-    runa: RunningSandbox, capsys: pytest.CaptureFixture[str]
+    runa: RunningSandbox, logged: Callable[[str], str]
 ) -> None:
     run(runa, rows_of(1, 2))
     run(runa, [row(1, amount=11), row(2)], run_id="tuesday")
-    assert "[warning" in line_with(capsys, "1 row(s) are paid already, and now ask for another amount or currency.")
+    assert "warning" in logged("1 row(s) are paid already, and now ask for another amount or currency.").lower()
     assert paid(runa) == {1, 2}
-
-
-def line_with(capsys: pytest.CaptureFixture[str], text: str) -> str:
-    """Return the only line of the log with a text."""
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if text in line)
-    return line
 
 
 # -- recipients who are new in a re-run -------------------------------------------------------------------------------
 
 
-def test_new_recipients_are_left_out_of_a_rerun(runa: RunningSandbox, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_recipients_are_left_out_of_a_rerun(runa: RunningSandbox, logged: Callable[[str], str]) -> None:
     run(runa, rows_of(1))
     summary = run(runa, rows_of(1, 2, 3))
     assert (summary["run"]["left_out"], summary["rows"]) == (2, {"paid": 1})
-    assert 'set new_recipients_on_rerun="pay"' in line_with(capsys, "2 recipient(s) are new in the input of a run")
+    assert 'set new_recipients_on_rerun="pay"' in logged("2 recipient(s) are new in the input of a run")
     assert paid(runa) == {1}
 
 

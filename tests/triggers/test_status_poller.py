@@ -116,7 +116,7 @@ def run(coroutine: Awaitable[Any], clients: list[AsyncRunaClient]) -> Any:
 
     async def checked() -> Any:
         before = asyncio.all_tasks()
-        result = await asyncio.wait_for(coroutine, 30)
+        result = await asyncio.wait_for(coroutine, 60)
         assert asyncio.all_tasks() == before
         assert not _status_poller._pollers
         assert all(client._http.is_closed for client in clients)
