@@ -99,9 +99,19 @@ class PlanReport:
     total: Decimal = Decimal(0)
     batches: list[Batch] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        words = {one.name.replace("_", " "): getattr(self, one.name) for one in fields(self) if one.name != "batches"}
-        return ", ".join(f"{name} {value}" for name, value in words.items())
+    def describe(self, currency: str) -> str:
+        """Return the result for a log: what is to be paid first, then every other count that is not zero.
+
+        :param currency: currency of the payouts.
+        """
+        to_pay = f"{self.to_pay} to pay, {self.total:,.2f} {currency}" if self.to_pay else "nobody to pay"
+        counts = {one.name: getattr(self, one.name) for one in fields(self)}
+        listed = [
+            f"{count} {name.replace('_', ' ')}"
+            for name, count in counts.items()
+            if count and name not in ("to_pay", "total", "batches")
+        ]
+        return f"{to_pay} (rows: {', '.join(listed)})" if listed else to_pay
 
 
 def plan(
