@@ -33,9 +33,9 @@ from airflow_provider_runa.campaign.errors import (
     CampaignRejectedError,
     CampaignStillProcessingError,
     CampaignUnfinishedError,
-    InvalidCampaignError,
     OrderNotInLedgerError,
     PayoutMismatchError,
+    unknown_campaign,
 )
 from airflow_provider_runa.campaign.found import Absorbed
 from airflow_provider_runa.campaign.ledger import Ledger, count_and_sum
@@ -339,11 +339,8 @@ class RunaPayoutOperator(RowsMixin, BaseOperator):
         self._environment = environment = settings.identity_environment
         self._deployment = settings.deployment
         with LedgerHook(self.ledger_conn_id).open() as engine:
-            if self.mode == "pay" and campaign not in campaigns(engine, environment):
-                raise InvalidCampaignError(
-                    f"campaign: the ledger has no campaign {campaign!r} in {environment}. Correct the name, "
-                    'or plan the campaign first (mode="plan")'
-                )
+            if self.mode == "pay" and campaign not in (known := campaigns(engine, environment)):
+                raise unknown_campaign(campaign, known, environment)
             yield Ledger(engine, environment, campaign)
 
     def _run_id(self, context: Context) -> str:
