@@ -732,3 +732,15 @@ def test_airflow_tasks_test_is_a_first_attempt(runa: RunningSandbox) -> None:
         task.execute(task_context(try_number=0))
     assert task.clock.slept == 0  # type: ignore[attr-defined]
     assert runa.stats()["requests"] == {"POST /order": 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"currency": "USD", "items": [{}] * 201}, "items: has 201 entries, .* use RunaPayoutOperator"),
+        ({"currency": None, "items": [{}]}, "currency: is missing; set the currency"),
+    ],
+)
+def test_a_likely_mistake_says_what_to_do(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message):
+        RunaCreateOrderOperator(task_id="pay", **values).execute(task_context())  # type: ignore[arg-type]
