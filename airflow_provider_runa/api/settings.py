@@ -61,6 +61,12 @@ class RunaSettings:
         :param connection: the Airflow connection.
         :raises RunaConfigurationError: if it cannot be used.
         """
+        if connection.conn_type not in (None, "", "runa"):
+            kind, name = connection.conn_type, connection.conn_id
+            del connection
+            raise RunaConfigurationError(
+                f"Connection {name!r}: has the type {kind!r}; give a connection of type 'runa'"
+            )
         try:
             return cls.read(
                 f"Connection {connection.conn_id!r}",
@@ -172,6 +178,10 @@ def _base_url(host: str | None, schema: str | None, port: int | None, prefix: st
 
 def _normalize_url(host: str, schema: str | None, port: int | None) -> str:
     """Return the base URL of a host: with a scheme and a path, without a default port and a trailing slash."""
+    if "://" not in host and schema not in (None, "", "http", "https"):
+        raise ValueError(
+            "a runa:// URI has no path; write its host as https%3A%2F%2Fapi.runa.io%2Fv2, or leave it out for Runa."
+        )
     if "://" not in host:
         host = f"{schema or 'https'}://{host}"
     try:

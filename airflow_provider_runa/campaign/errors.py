@@ -5,12 +5,29 @@ Like the errors of ``placement``, each has three lines: what happened to the mon
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 from airflow_provider_runa.api.errors import InvalidOrderError
 from airflow_provider_runa.placement.errors import PlacementError
 
 
 class InvalidCampaignError(InvalidOrderError):
     """The rows cannot be paid as they are. None of them was written to the ledger, and nothing was sent."""
+
+
+def unknown_campaign(campaign: str, known: Sequence[str], environment: str) -> InvalidCampaignError:
+    """Return the error for a campaign that the ledger does not have. It lists the names that are closest.
+
+    :param campaign: the name.
+    :param known: the campaigns that the ledger has.
+    :param environment: the environment that they belong to.
+    """
+    listed = ", ".join(map(repr, difflib.get_close_matches(campaign, known, n=5, cutoff=0.0)))
+    return InvalidCampaignError(
+        f"campaign: the ledger has no campaign {campaign!r} on {environment}; "
+        + (f"of {len(known)} there are {listed}" if listed else "it has none yet")
+    )
 
 
 class LedgerVersionError(PlacementError):

@@ -303,6 +303,17 @@ class Ledger:
             query = sa.select(batch_table.c.attempts).where(batch_table.c.id == batch_id)
             return int(connection.execute(query).scalar_one())
 
+    def taken_until(self, batch_ids: Sequence[str]) -> datetime | None:
+        """Return when the last lease on some batches ends, unless it is renewed; ``None`` if no run has taken one.
+
+        :param batch_ids: ids of the batches.
+        """
+        query = sa.select(batch_table.c.owned_until).where(
+            batch_table.c.id.in_(batch_ids), batch_table.c.owned_until.is_not(None)
+        )
+        with self.engine.begin() as connection:
+            return max(connection.execute(query).scalars(), default=None)
+
     def renew(self, batch_id: str, attempt: int, now: datetime) -> None:
         """Keep a batch for the attempt that works on it.
 

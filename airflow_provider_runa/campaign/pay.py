@@ -51,12 +51,14 @@ class Paid:
     """The result of an attempt to pay a campaign's batches.
 
     :param placed: number of orders that were placed or found.
+    :param in_flight: number of orders that are being placed now.
     :param open: number of chosen batches whose order is not placed, or not known to be.
     :param unplaced: for each order that was tried and is not known to be placed, the reason.
     :param rejected: for each order that Runa rejected and that paid nobody, the reason.
     """
 
     placed: int = 0
+    in_flight: int = 0
     open: int = 0
     unplaced: list[PlacementError] = field(default_factory=list)
     rejected: list[PlacementError] = field(default_factory=list)
@@ -85,7 +87,7 @@ async def pay(
     :param isolate_rejections: whether to split a rejected batch until the rows that Runa rejects are isolated.
     :param concurrency: number of orders in flight at once.
     :param policy: time limits of placing.
-    :param progress: called after each order with the result so far and the number of batches in the queue.
+    :param progress: called before and after each order with the result so far and the number of batches in the queue.
     :param offload: see :data:`~.concurrency.Offload`.
     """
     payer = _Payer(
@@ -103,8 +105,14 @@ async def pay(
 
     async def work() -> None:
         while payer.queue and payer.halted is None:
-            if await payer.place(payer.queue.popleft()):
-                progress(payer.paid, len(payer.queue))
+            batch = payer.queue.popleft()
+            payer.paid.in_flight += 1
+            progress(payer.paid, len(payer.queue))
+            try:
+                await payer.place(batch)
+            finally:
+                payer.paid.in_flight -= 1
+            progress(payer.paid, len(payer.queue))
 
     while payer.queue and payer.halted is None:
         await run_concurrently(work, concurrency)
@@ -114,7 +122,12 @@ async def pay(
             waiting_since = waiting_since or clock.now()
             if clock.now() > waiting_since + _PATIENCE:
                 break
-            log.info("Another run has taken %d batch(es): checking again in %.0f s.", len(payer.queue), OTHERS_PAUSE)
+            log.info(
+                "Another run has taken %d batch(es), until %s if it was killed: checking again in %.0f s.",
+                len(payer.queue),
+                f"{await payer.taken_until():%Y-%m-%d %H:%M:%S} UTC",
+                OTHERS_PAUSE,
+            )
             await clock.sleep(OTHERS_PAUSE)
     payer.paid.open = len(await payer.chosen_and_open())
     return payer.paid
@@ -149,17 +162,21 @@ class _Payer:
         batches = await self.offload(self.ledger.batches, BatchState.OPEN)
         return [batch for batch in batches if batch.id in self.chosen]
 
-    async def place(self, batch: Batch) -> bool:
-        """Take a batch and place its order; return whether this run could take it."""
+    async def taken_until(self) -> datetime:
+        """Return when the last lease of another run on a batch in the queue ends."""
+        until = await self.offload(self.ledger.taken_until, [batch.id for batch in self.queue])
+        return until or self.clock.now()  # it has just finished with them
+
+    async def place(self, batch: Batch) -> None:
+        """Take a batch and place its order, unless another run has the batch."""
         attempt = await self.offload(self.ledger.take, batch.id, self.owner, self.clock.now())
         if attempt is None:
-            return False  # another run has it, or has placed it
+            return  # another run has it, or has placed it
         try:
             await self._place(batch, attempt)
         except FencedError:
             log.warning("Another attempt has taken batch %s and continues with its order.", batch.id)
             self.left.add(batch.id)  # otherwise the two attempts would take it from each other for ever
-        return True
 
     async def _place(self, batch: Batch, attempt: int) -> None:
         order = await self.offload(self.ledger.order, batch)

@@ -99,9 +99,19 @@ class PlanReport:
     total: Decimal = Decimal(0)
     batches: list[Batch] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        words = {one.name.replace("_", " "): getattr(self, one.name) for one in fields(self) if one.name != "batches"}
-        return ", ".join(f"{name} {value}" for name, value in words.items())
+    def describe(self, currency: str) -> str:
+        """Return the result for a log: what is to be paid first, then every other count that is not zero.
+
+        :param currency: currency of the payouts.
+        """
+        to_pay = f"{self.to_pay} to pay, {self.total:,.2f} {currency}" if self.to_pay else "nobody to pay"
+        counts = {one.name: getattr(self, one.name) for one in fields(self)}
+        listed = [
+            f"{count} {name.replace('_', ' ')}"
+            for name, count in counts.items()
+            if count and name not in ("to_pay", "total", "batches")
+        ]
+        return f"{to_pay} (rows: {', '.join(listed)})" if listed else to_pay
 
 
 def plan(
@@ -132,9 +142,9 @@ def plan(
     :param excluded: ids of batches that the run must not pay in this attempt.
     :raises InvalidCampaignError: if a row is wrong or a limit is exceeded. Then no row is planned.
     """
-    if not re.fullmatch("[A-Z]{3}", currency):
+    if not isinstance(currency, str) or not re.fullmatch("[A-Z]{3}", currency):
         raise InvalidCampaignError(
-            "currency: must be three capital letters. Nothing was planned, and nothing was sent."
+            "currency: must be three capital letters, such as USD. Nothing was planned, and nothing was sent."
         )
     with ledger.planning(run, now) as planning:
         planner = _Planner(
@@ -206,6 +216,7 @@ class _Planner:
     :param report: the result so far.
     :param findings: what is wrong with rows; the first :data:`NAMED` findings.
     :param found: number of all findings.
+    :param duplicates: whether recipient keys are repeated.
     """
 
     planning: Planning
@@ -218,6 +229,7 @@ class _Planner:
     report: PlanReport = field(default_factory=PlanReport)
     findings: list[str] = field(default_factory=list)
     found: int = 0
+    duplicates: bool = False
 
     def make(self, rows: Iterable[Any], *, plan_new: bool) -> PlanReport:
         frozen = self._stage(rows, plan_new=plan_new)
@@ -256,6 +268,7 @@ class _Planner:
         for index, first in named:
             self._find(f"rows[{index}].recipient_key: is the same as rows[{first}], and can be paid once only")
         self.found += dropped - len(named)
+        self.duplicates = dropped > 0
         self._count(self.planning.known(self.currency), frozen=frozen)
         return frozen
 
@@ -300,7 +313,9 @@ class _Planner:
 
     def _listed_findings(self) -> str:
         more = f"; and {self.found - len(self.findings)} more" if self.found > len(self.findings) else ""
-        return f"{'; '.join(self.findings)}{more}"
+        # Without ORDER BY, a row has another number each time.
+        how = "; to see duplicates, GROUP BY recipient_key HAVING COUNT(*) > 1" if self.duplicates else ""
+        return f"{'; '.join(self.findings)}{more}{how}"
 
     def _find(self, finding: str) -> None:
         self.found += 1

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine
 from airflow_provider_runa.api.errors import RunaNotFoundError
 from airflow_provider_runa.api.models import Order, OrderItem, OrderStatus
 from airflow_provider_runa.campaign.batches import Batch
-from airflow_provider_runa.campaign.errors import InvalidCampaignError
+from airflow_provider_runa.campaign.errors import InvalidCampaignError, unknown_campaign
 from airflow_provider_runa.campaign.ledger import FencedError, Ledger, Row
 from airflow_provider_runa.campaign.tables import BatchState, RowState, campaigns
 from airflow_provider_runa.placement.identity import METADATA_PREFIX, short_name_in
@@ -108,9 +108,10 @@ async def reconcile(
     :raises RunaError: if Runa cannot be read.
     """
     known = campaigns(engine, environment)
-    if not known or campaign not in (None, *known):
-        wanted = "campaign" if campaign is None else f"campaign {campaign!r}"
-        raise InvalidCampaignError(f"campaign: the ledger has no {wanted} on {environment}")
+    if campaign is not None and campaign not in known:
+        raise unknown_campaign(campaign, known, environment)
+    if not known:
+        raise InvalidCampaignError(f"campaign: the ledger has no campaign on {environment}")
     names = known if campaign is None else [campaign]
     ledgers = [Ledger(engine, environment, name) for name in names]
     planned = [batch.planned_at for ledger in ledgers for batch in ledger.batches()]

@@ -145,6 +145,8 @@ def check_rows(rows: Any) -> str | None:
 
     :param rows: the rows: a list, or another iterable of mappings.
     """
+    if rows is None:
+        return "rows: is missing; give a list of mappings, or override iter_rows"
     kind = type(rows).__name__
     if hasattr(rows, "columns"):  # it would yield the names of its columns
         return f"rows: must be a list of mappings, not {kind}; convert it, as in frame.to_dict('records')"

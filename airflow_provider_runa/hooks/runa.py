@@ -167,7 +167,8 @@ class RunaHook(BaseHook):
             settings = self.get_settings()
             self.get_conn().ping(retry=False)  # a person waits for the result
         except RunaConfigurationError as error:
-            return False, str(error)
+            # Airflow tests a form under a temporary id, which says nothing to the person who filled it in.
+            return False, str(error).replace(f"Connection {self.runa_conn_id!r}", "The connection", 1)
         except (RunaAuthenticationError, RunaForbiddenError) as error:
             return False, f"Runa rejected the API key at {settings.base_url}: {error}"
         except RunaConnectionError as error:

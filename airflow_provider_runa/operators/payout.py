@@ -33,9 +33,9 @@ from airflow_provider_runa.campaign.errors import (
     CampaignRejectedError,
     CampaignStillProcessingError,
     CampaignUnfinishedError,
-    InvalidCampaignError,
     OrderNotInLedgerError,
     PayoutMismatchError,
+    unknown_campaign,
 )
 from airflow_provider_runa.campaign.found import Absorbed
 from airflow_provider_runa.campaign.ledger import Ledger, count_and_sum
@@ -340,11 +340,8 @@ class RunaPayoutOperator(RowsMixin, BaseOperator):
         self._environment = environment = settings.identity_environment
         self._deployment = settings.deployment
         with LedgerHook(self.ledger_conn_id).open() as engine:
-            if self.mode == "pay" and campaign not in campaigns(engine, environment):
-                raise InvalidCampaignError(
-                    f"campaign: the ledger has no campaign {campaign!r} in {environment}. Correct the name, "
-                    'or plan the campaign first (mode="plan")'
-                )
+            if self.mode == "pay" and campaign not in (known := campaigns(engine, environment)):
+                raise unknown_campaign(campaign, known, environment)
             yield Ledger(engine, environment, campaign)
 
     def _run_id(self, context: Context) -> str:
@@ -393,7 +390,7 @@ class RunaPayoutOperator(RowsMixin, BaseOperator):
                 excluded=run.undecided,
             )
         run.counts = {name: getattr(report, name) for name in _PLAN_COUNTS}
-        self.log.info("Campaign %r is planned: %s %s.", ledger.campaign, report, self.currency)
+        self.log.info("Campaign %r is planned: %s.", ledger.campaign, report.describe(self.currency))
         self._warn(ledger, report)
         return report.batches
 
@@ -484,34 +481,36 @@ class RunaPayoutOperator(RowsMixin, BaseOperator):
         :returns: the orders that are still PROCESSING, the deadline for them, and the answer that a retry has to wait
             for before it places the orders that are left.
         """
-        progress = _Progress(self, ledger)
+        settings = RunaHook(self.runa_conn_id).get_settings()
+        progress = _Progress(self, ledger, settings.orders_per_minute)
         async with self._client() as client:
             began = self.clock.now()
-            paid = await pay(
-                ledger,
-                batches=batches,
-                owner=run.id,
-                client=AsyncOrderClient(client),
-                clock=self.clock,
-                isolate_rejections=self.isolate_rejections,
-                policy=self.policy,
-                progress=progress.placing,
-            )
+            async with progress.placing():
+                paid = await pay(
+                    ledger,
+                    batches=batches,
+                    owner=run.id,
+                    client=AsyncOrderClient(client),
+                    clock=self.clock,
+                    isolate_rejections=self.isolate_rejections,
+                    policy=self.policy,
+                    progress=progress.note,
+                )
             run.unplaced = paid.open
             placed = self.clock.now()
             seconds = (placed - began).total_seconds()
             self.log.info("Campaign %r: %d order(s) placed in %.1f s.", ledger.campaign, paid.placed, seconds)
             deadline = placed + timedelta(seconds=self.timeout)
             until = min(deadline, placed + timedelta(seconds=INLINE_SECONDS)) if self.deferrable else deadline
-            return await self._wait(ledger, run, client, until, progress), deadline, _retry_cause(paid)
+            return await self._wait(ledger, run, client, until, _Waiting(self, ledger)), deadline, _retry_cause(paid)
 
     async def _settle_within(self, ledger: Ledger, run: _Run, seconds: float) -> _Processing:
         async with self._client() as client:
             until = self.clock.now() + timedelta(seconds=seconds)
-            return await self._wait(ledger, run, client, until, _Progress(self, ledger))
+            return await self._wait(ledger, run, client, until, _Waiting(self, ledger))
 
     async def _wait(
-        self, ledger: Ledger, run: _Run, client: AsyncRunaClient, until: datetime, progress: _Progress
+        self, ledger: Ledger, run: _Run, client: AsyncRunaClient, until: datetime, waiting: _Waiting
     ) -> _Processing:
         """Settle until the orders of the run are final. The orders of other runs are settled with them."""
         pause = 1.0
@@ -519,7 +518,7 @@ class RunaPayoutOperator(RowsMixin, BaseOperator):
         while processing := {id_: error for id_, error in (await self._settle(ledger, client)).items() if id_ in own}:
             if (left := (until - self.clock.now()).total_seconds()) <= 0:
                 break
-            progress.waiting(len(processing))
+            waiting.log(len(processing))
             await self.clock.sleep(min(pause, left, self.poll_interval))
             pause = min(pause * 2, self.poll_interval)
         return processing
@@ -596,9 +595,9 @@ class RunaPayoutOperator(RowsMixin, BaseOperator):
         """Return the summary, or raise the reason why this run is not finished."""
         summary = self._summary(ledger, run)
         own = ledger.totals(run=run.id)
-        counts = ", ".join(f"{count} {state}" for state, (count, _) in sorted(own.items())) or "nobody to pay"
-        self.log.info("Campaign %r, this run: %s.", ledger.campaign, counts)
+        counts = _describe(own, self.currency)
         self._warn_of_others(ledger, own)
+        self.log.info("Campaign %r, this run: %s.", ledger.campaign, counts)
         error = self._failure(ledger, run, processing, cause, counts)
         if error is None:
             return summary
@@ -681,27 +680,73 @@ def _unreadable_status(processing: _Processing) -> PlacementError | None:
     return None
 
 
+def _describe(totals: Mapping[RowState, tuple[int, Decimal]], currency: str) -> str:
+    """Return how much of a run is paid, and what became of its other rows."""
+    if not totals:
+        return "nobody to pay"
+    paid, amount = totals.get(RowState.PAID, (0, Decimal(0)))
+    others = ", ".join(f"{count} {state}" for state, (count, _) in sorted(totals.items()) if state != RowState.PAID)
+    text = f"{paid} of {sum(count for count, _ in totals.values())} paid, {amount:,.2f} {currency}"
+    return f"{text}; {others}" if others else text
+
+
 class _Progress:
-    """Logs the progress of the orders every :data:`PROGRESS_SECONDS`."""
+    """Logs the progress of placing orders every :data:`PROGRESS_SECONDS`, also while the rate limit lets none through.
+
+    :param operator: whose clock and log it uses.
+    :param ledger: the ledger of the campaign.
+    :param per_minute: how many orders may be sent in a minute.
+    """
+
+    def __init__(self, operator: RunaPayoutOperator, ledger: Ledger, per_minute: int) -> None:
+        self.operator = operator
+        self.ledger = ledger
+        self.per_minute = per_minute
+        self.began = operator.clock.now()
+        self.paid, self.queued = Paid(), 0
+
+    def note(self, paid: Paid, queued: int) -> None:
+        """Keep the result so far and the number of orders in the queue."""
+        self.paid, self.queued = paid, queued
+
+    @contextlib.asynccontextmanager
+    async def placing(self) -> AsyncIterator[None]:
+        """Log the progress for as long as the block runs."""
+        logging = asyncio.create_task(self._log_repeatedly())
+        try:
+            yield
+        finally:
+            logging.cancel()
+
+    async def _log_repeatedly(self) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)  # not the clock's: nothing but the log depends on it
+            self.operator.log.info("Campaign %r: %s.", self.ledger.campaign, self.text())
+
+    def text(self) -> str:
+        """Return how many orders are placed, in flight and queued, and how long the rest will take."""
+        paid = self.paid
+        text = f"{paid.placed} order(s) placed, {paid.in_flight} in flight, {self.queued} queued"
+        if not paid.placed:
+            return text
+        elapsed = (self.operator.clock.now() - self.began).total_seconds()
+        left = paid.in_flight + self.queued
+        # The first orders of each minute go at once, so that the rate so far promises too much.
+        last_minute = 60.0 * ((paid.placed + left - 1) // self.per_minute)
+        return f"{text}, about {max(left * elapsed / paid.placed, last_minute - elapsed):.0f} s to go"
+
+
+class _Waiting:
+    """Logs how many orders are PROCESSING, at most every :data:`PROGRESS_SECONDS`."""
 
     def __init__(self, operator: RunaPayoutOperator, ledger: Ledger) -> None:
         self.operator = operator
         self.ledger = ledger
-        self.began = self.last_logged = operator.clock.now()
+        self.last_logged = operator.clock.now()
 
-    def placing(self, paid: Paid, left: int) -> None:
-        """Log how many orders are placed and how many are left."""
-        rate = paid.placed / ((self.operator.clock.now() - self.began).total_seconds() or 1.0)
-        to_go = f", about {left / rate:.0f} s to go" if rate else ""
-        self._log(f"{paid.placed} order(s) placed, {left} left, {rate:.1f} a second{to_go}")
-
-    def waiting(self, processing: int) -> None:
+    def log(self, processing: int) -> None:
         """Log how many orders are still PROCESSING."""
-        self._log(f"{processing} order(s) are PROCESSING")
-
-    def _log(self, orders: str) -> None:
         now = self.operator.clock.now()
-        if (now - self.last_logged).total_seconds() < PROGRESS_SECONDS:
-            return
-        self.last_logged = now
-        self.operator.log.info("Campaign %r: %s.", self.ledger.campaign, orders)
+        if (now - self.last_logged).total_seconds() >= PROGRESS_SECONDS:
+            self.last_logged = now
+            self.operator.log.info("Campaign %r: %d order(s) are PROCESSING.", self.ledger.campaign, processing)

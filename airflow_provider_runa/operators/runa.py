@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_runa.api.errors import InvalidOrderError, RunaError
-from airflow_provider_runa.api.models import NewOrder, Order, OrderStatus, check_execution_mode
+from airflow_provider_runa.api.models import MAX_ITEMS, NewOrder, Order, OrderStatus, check_execution_mode
 from airflow_provider_runa.hooks.runa import DEFAULT_CONN_ID, RunaHook
 from airflow_provider_runa.links.portal import RunaPortalLink
 from airflow_provider_runa.operators._placement_ports import BlockingOrderClient, SystemClock, TaskStateRecords
@@ -329,9 +329,18 @@ class RunaCreateOrderOperator(MaskRecipientsMixin, BaseOperator):
 
     def _build(self) -> NewOrder:
         """Return the order of the rendered fields, after all checks that are possible before it is sent."""
+        if self.currency is None:
+            raise InvalidOrderError("currency: is missing; set the currency of the balance that pays, such as USD")
+        items = read_items(self.items)
+        if (count := len(items)) > MAX_ITEMS:
+            del items  # a traceback may show local variables
+            raise InvalidOrderError(
+                f"items: has {count} entries, and an order takes at most {MAX_ITEMS}; use RunaPayoutOperator, which "
+                "places as many orders as it needs"
+            )
         order = NewOrder.build(
             currency=self.currency,
-            items=read_items(self.items),
+            items=items,
             description=self.description or None,
             metadata=read_json("metadata", self.metadata or None) or None,
         )

@@ -89,7 +89,10 @@ class RunaOrderSensor(WaitingSensor):
 
     def _fetch(self, hook: RunaHook) -> list[str] | None:
         ids = self.order_id = self._order_ids()
-        for order_id in [order_id for order_id in ids if order_id not in self._completed]:
+        waiting = [order_id for order_id in ids if order_id not in self._completed]
+        more = f" and {len(waiting) - 5} more" if len(waiting) > 5 else ""
+        self.log.info("Reading %d of %d order(s): %s%s.", len(waiting), len(ids), ", ".join(waiting[:5]), more)
+        for order_id in waiting:
             try:
                 order = hook.get_order(order_id)
             except RunaNotFoundError:
@@ -107,6 +110,7 @@ class RunaOrderSensor(WaitingSensor):
             if order.status == OrderStatus.COMPLETED:
                 _check_paid(hook, order)
                 self._completed.add(order_id)
+                self.log.info("Order %s is COMPLETED.", order_id)
         return ids if self._completed.issuperset(ids) else None
 
     def _trigger(self, deadline: float) -> RunaOrderTrigger:

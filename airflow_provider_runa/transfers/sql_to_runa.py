@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 
 from airflow_provider_runa.api.errors import InvalidOrderError
+from airflow_provider_runa.campaign.rows import FIELDS
 from airflow_provider_runa.operators.payout import RunaPayoutOperator
 from airflow_provider_runa.utils.arguments import read_json
 from airflow_provider_runa.utils.masking import Masked
@@ -146,6 +147,7 @@ class SqlToRunaOperator(RunaPayoutOperator):
         columns = read_json("columns", self.columns) or {name: name for name in names}
         if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns.values()):
             raise InvalidOrderError("columns: must map names of fields to names of columns")
+        self._check_fields(columns)
         if missing := sorted(column for column in columns.values() if column not in names):
             raise InvalidOrderError(f"columns: the query has no {', '.join(missing)}; it has {', '.join(names)}")
         if twice := sorted({column for column in columns.values() if names.count(column) > 1}):
@@ -154,6 +156,23 @@ class SqlToRunaOperator(RunaPayoutOperator):
             )
         self._check_effect(columns)
         return dict(columns)
+
+    def _check_fields(self, columns: Mapping[str, str]) -> None:
+        """Check that the columns are given to fields of a row.
+
+        :param columns: the column of each field.
+        """
+        if not (unknown := [str(field) for field in columns if field not in FIELDS]):
+            return
+        if all(column in FIELDS for column in columns.values()) and self.columns:
+            raise InvalidOrderError(
+                "columns: is reversed; map a row's field to the query's column, as in {'recipient_key': 'customer_id'}"
+            )
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise InvalidOrderError(
+            f"columns: a row has no field {', '.join(unknown[:5])}{more}; map a row's fields to the query's columns, "
+            "as in {'recipient_key': 'customer_id', 'face_value': 'reward', 'email_address': 'email'}"
+        )
 
     def _check_effect(self, fields: Collection[str]) -> None:
         """Check that no default is without effect, because every row has the field.

@@ -56,6 +56,10 @@ def read_json(name: str, value: Any) -> Any:
     :raises InvalidOrderError: if it is text that is not JSON.
     """
     value = value.value if isinstance(value, Masked) else value
+    if callable(value) or (isinstance(value, str) and value.startswith("<built-in method")):
+        raise InvalidOrderError(
+            f"{name}: is a method of a dict; in a template, write params['items'], not params.items"
+        )
     if not isinstance(value, str):
         return value
     try:
@@ -75,6 +79,8 @@ def read_items(items: Any) -> Sequence[Mapping[str, Any]]:
     :raises InvalidOrderError: if it is neither.
     """
     items = read_json("items", items)
+    if hasattr(items, "columns"):
+        raise InvalidOrderError("items: must be a list, not a data frame; convert it, as in frame.to_dict('records')")
     if not isinstance(items, list | tuple):
         # An iterator or a set has no order that the next attempt could repeat.
         raise InvalidOrderError(f"items: must be a list, not {type(items).__name__}")
@@ -92,6 +98,8 @@ def read_amount(name: str, value: Any) -> Decimal:
     if not isinstance(value, str) or _AMOUNT.fullmatch(value.strip()):
         with contextlib.suppress(InvalidOperation, ValueError):  # ValueError: an integer of too many digits
             amount = Decimal(str(value))
+    if isinstance(value, str) and "," in value:
+        raise InvalidOrderError(f"{name}: must be written without commas, such as 1234.50")
     if not amount.is_finite():
         raise InvalidOrderError(f"{name}: must be an amount, not {excerpt(value)}")
     return amount

@@ -100,11 +100,23 @@ def test_rows_are_sent_until_their_order_is_final(campaign: Campaign) -> None:
     assert campaign.settle() == []
 
 
-def test_progress_is_called_after_each_order(campaign: Campaign) -> None:
+def test_progress_is_called_before_and_after_each_order(campaign: Campaign) -> None:
     campaign.plan(rows(*range(450)))
-    calls: list[tuple[int, int]] = []
-    campaign.pay(concurrency=1, progress=lambda paid, left: calls.append((paid.placed, left)))
-    assert calls == [(1, 2), (2, 1), (3, 0)]
+    calls: list[tuple[int, int, int]] = []
+    campaign.pay(concurrency=1, progress=lambda paid, left: calls.append((paid.placed, paid.in_flight, left)))
+    assert calls == [(0, 1, 2), (1, 0, 2), (1, 1, 1), (2, 0, 1), (2, 1, 0), (3, 0, 0)]
+
+
+def test_waiting_for_the_lease_of_a_run_that_was_killed_says_until_when(
+    campaign: Campaign, caplog: pytest.LogCaptureFixture
+) -> None:
+    campaign.plan(rows(1))
+    (batch,) = campaign.ledger.batches(BatchState.OPEN)
+    campaign.ledger.take(batch.id, "one", campaign.clock.now())
+    until = f"{campaign.clock.now() + LEASE:%Y-%m-%d %H:%M:%S} UTC"
+    with caplog.at_level("INFO"):
+        assert campaign.pay(run="two").placed == 1
+    assert f"Another run has taken 1 batch(es), until {until} if it was killed" in caplog.text
 
 
 def test_orders_are_placed_at_once(campaign: Campaign) -> None:
@@ -435,11 +447,13 @@ def test_a_run_waits_as_long_for_a_batch_that_another_run_takes_late(campaign: C
     second = campaign.ledger.batches(BatchState.OPEN)[1]
     campaign.ledger.take(second.id, "one", campaign.clock.now())
 
-    def take_long(*_: object) -> None:
-        if len(campaign.engine.orders()) == 1:
+    def take_long(paid: Paid, left: int) -> None:
+        if (paid.placed, paid.in_flight) == (1, 0) and not late:
+            late.append(left)
             campaign.clock.advance(seconds=400)
             campaign.ledger.take(second.id, "one", campaign.clock.now())
 
+    late: list[int] = []
     paid = campaign.pay(run="two", progress=take_long)
     assert paid.placed == 2
 

@@ -68,10 +68,7 @@ def test_the_same_rows_are_the_same_order_whatever_order_they_come_in(campaign: 
 
 
 def test_a_report_reads_as_one_line(campaign: Campaign) -> None:
-    assert str(campaign.plan(rows(1))) == (
-        "read 1, planned 1, planned again 0, already paid 0, other amount 0, already open 0, open elsewhere 0, "
-        "found 0, mismatched 0, left out 0, wrong 0, to pay 1, total 10.00"
-    )
+    assert campaign.plan(rows(1)).describe("USD") == "1 to pay, 10.00 USD (rows: 1 read, 1 planned)"
 
 
 # -- what is wrong with rows ------------------------------------------------------------------------------------------
@@ -364,3 +361,13 @@ def plan_bytes(given: list[dict[str, Any]]) -> bytes:
         json.loads(read_row(one, {}).item.model_dump_json(exclude_none=True), parse_float=Decimal) for one in given
     ]
     return NewOrder.build(currency="USD", items=items, description="spring").body()
+
+
+def test_duplicates_say_how_to_see_them(campaign: Campaign) -> None:
+    with pytest.raises(InvalidCampaignError, match=r"rows\[1\].*to see duplicates, GROUP BY recipient_key"):
+        campaign.plan(rows(1, 1))
+
+
+def test_a_currency_of_none_is_one_line(campaign: Campaign) -> None:
+    with pytest.raises(InvalidCampaignError, match="currency: must be three capital letters, such as USD"):
+        campaign.plan(rows(1), currency=None)

@@ -194,3 +194,24 @@ def test_a_host_that_httpx_does_not_accept_is_a_wrong_connection(
     with pytest.raises(RunaConfigurationError) as caught:
         asyncio.run(ping())
     assert_no_secrets(caught.value, [API_KEY], attributes=False)
+
+
+def test_a_test_does_not_show_airflows_temporary_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_TMP_XYZ", '{"conn_type": "runa"}')
+    assert RunaHook("tmp_xyz").test_connection() == (
+        False,
+        "The connection: the API key is missing; set it as the password.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://:XXkey-12345@host", "has the type 'http'; give a connection of type 'runa'"),
+        ("runa://:XXkey-12345@host/v2", "a runa:// URI has no path; write its host as https%3A"),
+    ],
+)
+def test_a_connection_of_another_form_says_what_to_do(monkeypatch: pytest.MonkeyPatch, uri: str, message: str) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", uri)
+    with pytest.raises(RunaConfigurationError, match=message):
+        RunaHook("other").get_settings()

@@ -745,3 +745,15 @@ def test_metadata_that_is_not_json_is_wrong_input() -> None:
     task = RunaCreateOrderOperator(task_id="pay", items=[ITEM], currency="USD", metadata="{'campaign': 'spring'}")
     with pytest.raises(InvalidOrderError, match="metadata: rendered to text that is not JSON"):
         task._build()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"currency": "USD", "items": [{}] * 201}, "items: has 201 entries, .* use RunaPayoutOperator"),
+        ({"currency": None, "items": [{}]}, "currency: is missing; set the currency"),
+    ],
+)
+def test_a_likely_mistake_says_what_to_do(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message):
+        RunaCreateOrderOperator(task_id="pay", **values).execute(task_context())  # type: ignore[arg-type]

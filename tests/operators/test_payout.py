@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
@@ -23,8 +24,9 @@ from airflow_provider_runa.campaign.errors import (
     OrderListUnreadableError,
 )
 from airflow_provider_runa.campaign.ledger import Ledger
+from airflow_provider_runa.campaign.pay import Paid
 from airflow_provider_runa.campaign.tables import open_engine
-from airflow_provider_runa.operators.payout import RunaPayoutOperator
+from airflow_provider_runa.operators.payout import RunaPayoutOperator, _Progress
 from airflow_provider_runa.operators.runa import INLINE_SECONDS
 from airflow_provider_runa.placement.errors import StatusUnreadableError
 from airflow_provider_runa.placement.place import Policy
@@ -157,7 +159,7 @@ def test_paying_a_campaign_without_a_plan_is_an_error(runa: RunningSandbox, ledg
     assert operator(runa, mode="pay").execute(task_context())["rows"] == {}, "a plan of nobody is a plan"
     with pytest.raises(
         AirflowFailException,
-        match=r"^Nothing was sent in this attempt: campaign: the ledger has no campaign 'sprnig' in http",
+        match=r"^.*: campaign: the ledger has no campaign 'sprnig' on http.*; of 1 there are 'spring'",
     ):
         operator(runa, mode="pay", campaign="sprnig").execute(task_context())
 
@@ -249,7 +251,7 @@ def test_partial_failure_may_only_warn(
 
 def test_the_rows_that_runa_rejects_are_isolated(runa: RunningSandbox, ledger_file: Path) -> None:
     rows = [rejected_row(n) if n in (7, 19) else row(n, product="AMZ-US") for n in range(20)]
-    with pytest.raises(AirflowFailException, match="18 paid, 2 rejected"):
+    with pytest.raises(AirflowFailException, match=r"18 of 20 paid, 180\.00 USD; 2 rejected"):
         operator(runa, rows, defaults={}, isolate_rejections=True).execute(task_context())
     assert [line["recipient_key"] for line in rows_of(runa, ledger_file, "rejected")] == ["customer-19", "customer-7"]
     rows[7], rows[19] = row(7, product="AMZ-US", amount=12), row(19, product="AMZ-US", amount=13)
@@ -402,3 +404,33 @@ def test_it_pays_in_a_notebook_where_an_event_loop_runs(runa: RunningSandbox, le
         return operator(runa, [row(1)]).execute(task_context())
 
     assert asyncio.run(cell())["rows"] == {"paid": 1}
+
+
+def test_the_log_says_what_is_to_be_paid_first_and_what_was_paid_last(
+    runa: RunningSandbox, ledger_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = operator(runa, [row(n) for n in range(300)])
+    task.execute(task_context())
+    log = capsys.readouterr().out
+    assert "'spring' is planned: 300 to pay, 3,000.00 USD (rows: 300 read, 300 planned)." in log
+    assert "'spring', this run: 300 of 300 paid, 3,000.00 USD." in log.splitlines()[-1]
+    operator(runa, [], task_id="again").execute(task_context(task_id="again"))
+    assert "is planned: nobody to pay." in capsys.readouterr().out
+
+
+def test_progress_is_logged_while_no_order_gets_through(
+    runa: RunningSandbox, ledger_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("airflow_provider_runa.operators.payout.PROGRESS_SECONDS", 0.05)
+    runa.faults({"kind": "latency", "seconds": 0.5, "count": 20})
+    operator(runa, [row(n) for n in range(3)]).execute(task_context())
+    assert "0 order(s) placed, 1 in flight, 0 queued." in capsys.readouterr().out
+
+
+def test_the_time_to_go_keeps_to_the_rate_limit(runa: RunningSandbox) -> None:
+    task = operator(runa)
+    task.clock = SharedClock(None)  # type: ignore[assignment]
+    progress = _Progress(task, SimpleNamespace(campaign="spring"), per_minute=60)  # type: ignore[arg-type]
+    progress.note(Paid(placed=60, in_flight=16), 524)
+    task.clock.slept = 30.0  # type: ignore[attr-defined]
+    assert progress.text() == "60 order(s) placed, 16 in flight, 524 queued, about 510 s to go"

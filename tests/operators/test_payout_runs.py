@@ -440,11 +440,13 @@ def test_a_completed_order_that_does_not_pay_everybody_is_never_green(
     with pytest.raises(AirflowFailException) as caught:
         run(runa, rows_of(1, 2, 3), on_partial_failure=on_partial_failure)
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("Campaign 'spring': 1 mismatch, 2 paid. 1 row(s) are in COMPLETED orders")
+    assert lines[0].startswith(
+        "Campaign 'spring': 2 of 3 paid, 20.00 USD; 1 mismatch. 1 row(s) are in COMPLETED orders"
+    )
     assert reason in lines[0]
     assert lines[1] == "The task fails without further retries. These rows are not paid again."
     runa.clear_lies()
-    with pytest.raises(AirflowFailException, match="1 mismatch, 2 paid"):
+    with pytest.raises(AirflowFailException, match=r"2 of 3 paid, 20\.00 USD; 1 mismatch"):
         run(runa, rows_of(1, 2, 3), on_partial_failure=on_partial_failure)
     capsys.readouterr()
     summary = run(runa, rows_of(1, 2, 3), run_id="tuesday")

@@ -314,3 +314,13 @@ def test_a_wrong_value_is_not_shown_as_it_is(runa: RunningSandbox) -> None:
     with pytest.raises(AirflowFailException, match=r"not '\*\*\*\\n\\x1b\[31m' \(str\)") as other:
         wait("poke", "https://payouts.example.com/7311\n\x1b[31m")
     assert not [text for text in ("7311", "Lovelace") if text in f"{caught.value}{other.value}"]
+
+
+def test_the_log_says_which_orders_it_reads_and_when_one_is_completed(
+    runa: RunningSandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order_id = place(runa)
+    wait("poke", [order_id])
+    log = capsys.readouterr().out
+    assert f"Reading 1 of 1 order(s): {order_id}." in log
+    assert f"Order {order_id} is COMPLETED." in log

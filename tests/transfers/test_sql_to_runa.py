@@ -98,7 +98,8 @@ def test_rows_are_fetched_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
         ),
         ({"sql": QUERY.replace("customer, ", "NULL AS customer, ")}, "recipient_key: is missing"),
         ({"sql": QUERY.replace("reward, ", "NULL AS reward, ")}, r"rows\[0\]: face_value"),
-        ({"columns": None}, "has no use for the field"),
+        ({"columns": None}, "columns: a row has no field customer, reward, email, note; map a row's fields"),
+        ({"columns": {column: field for field, column in COLUMNS.items()}}, "columns: is reversed"),
         ({"sql": QUERY.replace("email,", "NULL AS email,")}, r"rows\[0\]: email_address: is missing"),
         (
             {

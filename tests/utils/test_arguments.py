@@ -197,3 +197,19 @@ def test_an_operator_inside_another_task_is_rejected() -> None:
         check_own_task(SimpleNamespace(task_id="inner"), context)
     with pytest.raises(InvalidOrderError, match=r"a task, or give each a key$"):
         check_own_task(SimpleNamespace(task_id="inner"), context, or_else="give each a key")
+
+
+@pytest.mark.parametrize("items", [{}.items, str({}.items)])
+def test_the_method_of_a_dict_is_named(items: Any) -> None:
+    with pytest.raises(InvalidOrderError, match=r"items: is a method of a dict.*params\['items'\]"):
+        read_items(items)
+
+
+def test_a_data_frame_says_how_to_convert_it() -> None:
+    with pytest.raises(InvalidOrderError, match="to_dict"):
+        read_items(SimpleNamespace(columns=["face_value"]))
+
+
+def test_an_amount_with_a_comma_says_so() -> None:
+    with pytest.raises(InvalidOrderError, match="max_total: must be written without commas"):
+        read_amount("max_total", "1,000")
