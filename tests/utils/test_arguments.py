@@ -199,7 +199,7 @@ def test_an_operator_inside_another_task_is_rejected() -> None:
         check_own_task(SimpleNamespace(task_id="inner"), context, or_else="give each a key")
 
 
-@pytest.mark.parametrize("items", [{}.items, str({}.items)])
+@pytest.mark.parametrize("items", [{}.items, str({}.items)], ids=["method", "text"])
 def test_the_method_of_a_dict_is_named(items: Any) -> None:
     with pytest.raises(InvalidOrderError, match=r"items: is a method of a dict.*params\['items'\]"):
         read_items(items)
