@@ -98,7 +98,7 @@ def read_amount(name: str, value: Any) -> Decimal:
     if not isinstance(value, str) or _AMOUNT.fullmatch(value.strip()):
         with contextlib.suppress(InvalidOperation, ValueError):  # ValueError: an integer of too many digits
             amount = Decimal(str(value))
-    if isinstance(value, str) and "," in value:
+    if isinstance(value, str) and "," in value and _AMOUNT.fullmatch(value.replace(",", "").strip()):
         raise InvalidOrderError(f"{name}: must be written without commas, such as 1234.50")
     if not amount.is_finite():
         raise InvalidOrderError(f"{name}: must be an amount, not {excerpt(value)}")
