@@ -433,7 +433,7 @@ class Frame:
         (b"recipient_key", "rows: must be a list, not bytes"),
         ({"recipient_key": "ada"}, "rows: must be a list, not dict"),
         (5, "rows: must be a list, not int"),
-        (None, "rows: must be a list, not NoneType"),
+        (None, "rows: is missing; give a list"),
         ([], None),
         (iter([]), None),
         ({}.values(), None),

@@ -96,7 +96,7 @@ def test_numbers_that_an_xcom_has_as_keys_are_allowed(runa: RunningSandbox) -> N
         (Frame(), "rows: must be a list of mappings, not Frame; convert it, as in frame.to_dict('records')"),
         ('"customer-7311"', "rows: must be a list, not str"),
         ("customer-7311", "rows: rendered to text that is not JSON"),
-        (None, "rows: must be a list, not NoneType"),
+        (None, "rows: is missing; give a list"),
     ],
 )
 def test_what_is_no_list_of_rows_is_rejected(runa: RunningSandbox, rows: Any, problem: str) -> None:
