@@ -433,7 +433,7 @@ class Frame:
         (b"recipient_key", "rows: must be a list, not bytes"),
         ({"recipient_key": "ada"}, "rows: must be a list, not dict"),
         (5, "rows: must be a list, not int"),
-        (None, "rows: is missing; give a list"),
+        (None, "rows: is missing; give a list of mappings, or override iter_rows"),
         ([], None),
         (iter([]), None),
         ({}.values(), None),
