@@ -53,7 +53,8 @@ $(CELERY_STAMP): $(STAMP)
 	touch $@
 
 test: $(STAMP) ## all tests but test-celery and test-dist
-	$(BIN)/python -m pytest -m 'not celery and not dist'
+	$(BIN)/python -m pytest -m 'not e2e and not celery and not dist' -n 2
+	$(BIN)/python -m pytest -m e2e
 
 test-unit: $(STAMP) ## all but the tests on a real Airflow
 	$(BIN)/python -m pytest -m 'not e2e and not celery and not dist' -n 2

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "triggers": {"api", "hooks", "utils"},
     "sensors": {"api", "hooks", "placement", "triggers", "utils"},
     "operators": {"api", "campaign", "hooks", "links", "placement", "triggers", "utils"},
-    "transfers": {"api", "operators", "utils"},
+    "transfers": {"api", "campaign", "operators", "utils"},
     "decorators": {"_compat", "api", "operators", "utils"},
     "cli": {"api", "campaign", "hooks", "operators", "utils"},
     "sandbox": set(),
