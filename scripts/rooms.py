@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,8 @@ def room_of(module: str) -> str:
     return parts[1] if len(parts) > 1 else ""
 
 
-def imports_of(source: str) -> set[str]:
+@functools.cache
+def imports_of(source: str) -> frozenset[str]:
     """Return the names of all modules that a source text imports, also inside functions.
 
     Imports for type checking only are left out: they do not exist when the code runs.
@@ -66,7 +68,7 @@ def imports_of(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             # "from package import room" imports a room as well.
             found |= {node.module} if node.module != PACKAGE else {f"{PACKAGE}.{name.name}" for name in node.names}
-    return found
+    return frozenset(found)
 
 
 def arrows() -> dict[str, set[str]]:

@@ -38,6 +38,16 @@ WITHOUT = {
     "sandbox": ("airflow",),
 }
 
+#: Library -> the rooms that import it.
+LIBRARIES = {
+    "httpx": {"api", "hooks"},
+    "tenacity": {"api", "campaign"},
+    "sqlalchemy": {"campaign", "cli", "hooks", "operators"},
+    "fastapi": {"sandbox"},
+    "uvicorn": {"sandbox"},
+    "rich": {"cli"},
+}
+
 
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))
 def test_a_room_imports_only_what_it_may(room: str) -> None:
@@ -69,6 +79,17 @@ def test_a_pure_room_imports_neither_airflow_nor_http(room: str) -> None:
         if name.partition(".")[0] in WITHOUT[room]
     }
     assert not found
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_is_imported_where_it_may_be(library: str) -> None:
+    found = {
+        path.relative_to(ROOT).parts[0].removesuffix(".py")
+        for path in modules()
+        for name in imports_of(path.read_text(encoding="utf-8"))
+        if name.partition(".")[0] == library
+    }
+    assert found == LIBRARIES[library]
 
 
 def test_the_root_of_the_package_holds_nothing_else() -> None:
