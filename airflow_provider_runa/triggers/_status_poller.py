@@ -93,9 +93,10 @@ class StatusPoller:
 
     async def aclose(self) -> None:
         """Stop polling and close the client."""
-        self._task.cancel()
         try:
-            await asyncio.wait({self._task})
+            while not self._task.done():
+                self._task.cancel()  # again: asgiref, with which Airflow 2 reads connections, may swallow it
+                await asyncio.wait({self._task}, timeout=0.1)
         finally:
             await self._hook.aclose()
 

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any
@@ -319,6 +319,28 @@ def test_the_poller_does_not_run_in_the_context_of_a_trigger(
 
     run(wait(), clients)
     assert set(seen) == {"the triggerer's"}
+
+
+def test_a_poller_ends_although_a_cancellation_is_swallowed(
+    crowd: tuple[RunningSandbox, list[str]], clients: list[AsyncRunaClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As asgiref does, while Airflow 2 reads a connection."""
+    seen: list[set[str]] = []
+
+    async def swallowing(self: StatusPoller, order_ids: set[str]) -> Any:
+        seen.append(order_ids)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return dict.fromkeys(order_ids, "PROCESSING"), {}
+
+    monkeypatch.setattr(StatusPoller, "_read", swallowing)
+    _, ids = crowd
+
+    async def wait() -> None:
+        async with running(trigger(ids[0])):
+            await until(lambda: bool(seen))
+
+    run(wait(), clients)
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
