@@ -47,12 +47,13 @@ def find_proxy(base_url: str) -> httpx.Proxy | None:
     :param base_url: base URL of the API.
     :raises RunaConfigurationError: if the proxy that the environment names cannot be used.
     """
-    kind = next((kind for kind in ("https", "all") if getproxies().get(kind)), None)
-    everywhere = "*" in getproxies().get("no", "").replace(" ", "").split(",")
+    proxies = getproxies()
+    kind = next((kind for kind in ("https", "all") if proxies.get(kind)), None)
+    everywhere = "*" in proxies.get("no", "").replace(" ", "").split(",")
     if kind is None or everywhere or proxy_bypass(urlsplit(base_url).netloc):
         return None
     try:
-        proxy = _read_proxy(getproxies()[kind])
+        proxy = _read_proxy(proxies[kind])
     except (ValueError, httpx.InvalidURL):
         problem = "is not the URL of a proxy, such as http://proxy.example.com:8080"
     else:

@@ -91,16 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compare(options: argparse.Namespace) -> Report:
     settings = runa_settings(options.runa)
     with open_ledger(options.ledger, reading=options.rebuild is None) as engine:
-        if options.rebuild is not None:
-            rows = _read_rows(options.rebuild)
-            with open_client(settings):
-                rebuild(engine, settings, options.campaign, rows, defaults=read_defaults(None), since=options.since)
-        elif options.campaign is not None:
+        rows = None if options.rebuild is None else _read_rows(options.rebuild)
+        if rows is None and options.campaign is not None:
             names = campaigns(engine, settings.identity_environment)
             if read_campaign(options.campaign) not in names:
                 where = f" for {settings.identity_environment}"
                 raise NotFoundError(f"The ledger has no campaign {options.campaign!r}{where}.{listed(names)}")
         with open_client(settings):
+            if rows is not None:
+                rebuild(engine, settings, options.campaign, rows, defaults=read_defaults(None), since=options.since)
             period = {"since": options.since, "until": options.until}
             result = compare(engine, settings, campaign=options.campaign, **period)
     records = [

@@ -483,7 +483,7 @@ class RunaPayoutOperator(RowsMixin, BaseOperator):
         """
         settings = RunaHook(self.runa_conn_id).get_settings()
         progress = _Progress(self, ledger, settings.orders_per_minute)
-        async with self._client() as client:
+        async with create_client(AsyncRunaClient, settings) as client:
             began = self.clock.now()
             async with progress.placing():
                 paid = await pay(

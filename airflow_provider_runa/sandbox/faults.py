@@ -20,8 +20,31 @@ _STATUS_TYPES = {
 }
 
 
+class Countdown:
+    """How often something takes effect: after ``skip`` times it does, ``count`` times; ``None``: always."""
+
+    count: int | None
+    skip: int
+
+    @property
+    def spent(self) -> bool:
+        """Whether it takes no more effect."""
+        return self.count is not None and self.count <= 0
+
+    def counts(self) -> bool:
+        """Return whether it takes effect this time, and count it."""
+        if self.spent:
+            return False
+        if self.skip > 0:
+            self.skip -= 1
+            return False
+        if self.count is not None:
+            self.count -= 1
+        return True
+
+
 @dataclass
-class Fault:
+class Fault(Countdown):
     """Something that goes wrong with requests that match, once or more often.
 
     :param kind: ``latency`` (wait ``seconds``), ``status`` (answer ``status`` instead), ``drop_before`` (drop the
@@ -60,22 +83,10 @@ class Fault:
         if self.seconds < 0:
             raise ValueError(f"seconds must be 0 or more, not {self.seconds}")
 
-    @property
-    def spent(self) -> bool:
-        """Whether it hits no more requests."""
-        return self.count is not None and self.count <= 0
-
     def hits(self, method: str, path: str) -> bool:
         """Return whether a request is hit, and count it."""
         matches = path.startswith(self.path[:-1]) if self.path.endswith("*") else path == self.path
-        if self.spent or method != self.method or not matches:
-            return False
-        if self.skip > 0:
-            self.skip -= 1
-            return False
-        if self.count is not None:
-            self.count -= 1
-        return True
+        return method == self.method and matches and self.counts()
 
     @property
     def drop(self) -> str:

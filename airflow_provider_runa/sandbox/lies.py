@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_runa.sandbox import catalogue, rules
+from airflow_provider_runa.sandbox.faults import Countdown
 
 _CODE = r"[A-Z]{3}"
 _STATUS = r"[A-Z_]+"
@@ -56,7 +57,7 @@ LIE_KINDS = tuple(_KINDS)
 
 
 @dataclass
-class Lie:
+class Lie(Countdown):
     """Something false in the answers that show orders. Lies add up; those about missing fields come last.
 
     Kinds for an order that is shown in full, that is by ``GET /order/{id}`` and by the answer of sync mode:
@@ -112,25 +113,9 @@ class Lie:
         if self.item is not None and self.kind not in _ITEM_KINDS:
             raise ValueError(f"item must be left out for {self.kind}")
 
-    @property
-    def spent(self) -> bool:
-        """Whether it changes no more answers."""
-        return self.count is not None and self.count <= 0
-
     def about(self, order_id: str) -> bool:
         """Return whether an order is lied about."""
         return self.order_id in (None, order_id)
-
-    def counts(self) -> bool:
-        """Return whether it changes the answer at hand, and count it."""
-        if self.spent:
-            return False
-        if self.skip > 0:
-            self.skip -= 1
-            return False
-        if self.count is not None:
-            self.count -= 1
-        return True
 
 
 def about_list(lies: Sequence[Lie]) -> list[Lie]:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end on an event loop of its own, and return its result.
+    """Run a coroutine on a new event loop until it ends, and return its result.
 
     Unlike ``asyncio.run``, it works where a loop is running already, as in a notebook and in ``dag.test()`` there: then
     the coroutine runs in another thread, and is cancelled if this one is interrupted.

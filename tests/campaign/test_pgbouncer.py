@@ -29,40 +29,43 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Any]:
     return pytest.importorskip(request.param)
 
 
-def kept_temporary_table(driver: Any, url: str) -> bool:
-    """Return whether a temporary table of one transaction is there in the next one of the same client."""
+def kept(driver: Any, url: str, make: str, look: str) -> bool:
+    """Return whether what one transaction makes is there in the next one of the same client.
+
+    :param driver: the driver.
+    :param url: URL of the database.
+    :param make: the statement of the first transaction.
+    :param look: a query of one value, which says whether it is there.
+    """
     connection = driver.connect(dsn(url))
     try:
         with connection.cursor() as cursor:
-            cursor.execute("CREATE TEMPORARY TABLE session_state (n INTEGER)")
+            cursor.execute(make)
             connection.commit()
-            cursor.execute("SELECT to_regclass('pg_temp.session_state') IS NOT NULL")
+            cursor.execute(look)
             return bool(cursor.fetchone()[0])
     finally:
         connection.close()
 
 
-def kept_prepared_statement(driver: Any, url: str) -> bool:
-    """Return whether a statement that one transaction prepares is there in the next one of the same client."""
-    connection = driver.connect(dsn(url))
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("PREPARE of_session AS SELECT 1")
-            connection.commit()
-            cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE name = 'of_session'")
-            return bool(cursor.fetchone()[0])
-    finally:
-        connection.close()
+TEMPORARY_TABLE = (
+    "CREATE TEMPORARY TABLE session_state (n INTEGER)",
+    "SELECT to_regclass('pg_temp.session_state') IS NOT NULL",
+)
+PREPARED_STATEMENT = (
+    "PREPARE of_session AS SELECT 1",
+    "SELECT count(*) FROM pg_prepared_statements WHERE name = 'of_session'",
+)
 
 
 def test_a_temporary_table_does_not_survive_its_transaction(driver: Any, postgres: str, pgbouncer: str) -> None:
-    assert kept_temporary_table(driver, postgres)
-    assert not kept_temporary_table(driver, pgbouncer)
+    assert kept(driver, postgres, *TEMPORARY_TABLE)
+    assert not kept(driver, pgbouncer, *TEMPORARY_TABLE)
 
 
 def test_a_prepared_statement_does_not_survive_its_transaction(driver: Any, postgres: str, pgbouncer: str) -> None:
-    assert kept_prepared_statement(driver, postgres)
-    assert not kept_prepared_statement(driver, pgbouncer)
+    assert kept(driver, postgres, *PREPARED_STATEMENT)
+    assert not kept(driver, pgbouncer, *PREPARED_STATEMENT)
 
 
 def test_the_pool_is_in_transaction_mode(pgbouncer: str) -> None:

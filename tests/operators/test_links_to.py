@@ -15,16 +15,8 @@ from airflow.sdk import task
 from airflow_provider_runa.operators.runa import RunaCreateOrderOperator
 from airflow_provider_runa.placement.errors import LinksNotWrittenError
 from tests.support.airflow import SharedClock, TaskStates, task_context
+from tests.support.orders import link
 from tests.support.sandbox import RunningSandbox
-
-
-def link(amount: int) -> dict[str, Any]:
-    return {
-        "face_value": amount,
-        "distribution_method": {"type": "PAYOUT_LINK"},
-        "products": {"type": "SINGLE", "value": "AMZ-US"},
-    }
-
 
 EMAIL = link(7) | {"distribution_method": {"type": "EMAIL", "email_address": "ada-7311@example.com"}}
 ITEMS = [link(10), EMAIL, link(20), link(10)]

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from airflow_provider_runa.api.models import NewOrder
 from airflow_provider_runa.placement.identity import OrderIdentity
+from tests.support.orders import ORDER
 
 PLACE = {"dag_id": "rewards", "run_id": "manual__1", "task_id": "pay", "map_index": -1}
-ORDER = NewOrder.build(
-    currency="USD",
-    items=[
-        {
-            "face_value": 10,
-            "distribution_method": {"type": "PAYOUT_LINK"},
-            "products": {"type": "SINGLE", "value": "AMZ-US"},
-        }
-    ],
-)
 
 
 def task(deployment: str | None = None) -> OrderIdentity:

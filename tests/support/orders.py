@@ -1,4 +1,4 @@
-"""Orders by the hundred, in a sandbox."""
+"""Orders of a test, and orders by the hundred in a sandbox."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from airflow_provider_runa.api.client import AsyncRunaClient
 from airflow_provider_runa.api.models import NewOrder
 from tests.support.sandbox import RunningSandbox, start_sandbox
 
-ORDER = NewOrder.build(
-    currency="USD",
-    items=[
-        {
-            "face_value": 10,
-            "distribution_method": {"type": "PAYOUT_LINK"},
-            "products": {"type": "SINGLE", "value": "AMZ-US"},
-        }
-    ],
-)
+
+def link(amount: int) -> dict[str, Any]:
+    """Return an item that is paid by a payout link."""
+    return {
+        "face_value": amount,
+        "distribution_method": {"type": "PAYOUT_LINK"},
+        "products": {"type": "SINGLE", "value": "AMZ-US"},
+    }
+
+
+ORDER = NewOrder.build(currency="USD", items=[link(10)])
 
 #: Until an order is settled, in seconds of the sandbox's clock.
 PROCESSING = 1_000_000.0

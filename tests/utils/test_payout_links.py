@@ -19,15 +19,7 @@ from airflow_provider_runa.api.models import NewOrder, Order
 from airflow_provider_runa.placement.errors import LinksNotWrittenError, PaymentChangedError
 from airflow_provider_runa.utils.payout_links import COLUMNS, check_links_target, write_payout_links
 from tests.support.frames import assert_no_secrets
-
-
-def link(amount: int) -> dict[str, Any]:
-    return {
-        "face_value": amount,
-        "distribution_method": {"type": "PAYOUT_LINK"},
-        "products": {"type": "SINGLE", "value": "AMZ-US"},
-    }
-
+from tests.support.orders import link
 
 EMAIL = link(7) | {"distribution_method": {"type": "EMAIL", "email_address": "ada-7311@example.com"}}
 WANTED = NewOrder.build(currency="USD", items=[link(10), EMAIL, link(20)])
